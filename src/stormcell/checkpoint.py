@@ -1,0 +1,99 @@
+"""Checkpoints: the weights and a plain record of everything that is needed to use them.
+
+record = {format, version, config (data, split, datamodule, model, …), spec, reference, split_sha256, data_sha256, seed}
+holds dicts, lists, plain values and tensors only, so that a file loads with torch.load(weights_only=True).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning.plugins import TorchCheckpointIO
+
+from stormcell import __version__
+from stormcell.config import UserError
+from stormcell.data.reference import Reference
+from stormcell.data.spec import Spec
+from stormcell.models.base import Model
+
+FORMAT = 1
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the file and renames: a kill or a full disk leaves the checkpoint before it whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options: Any = None) -> None:
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            kept = "the checkpoint before it is whole" if path.exists() else "no checkpoint stands there"
+            raise UserError(f"{path}: could not be written ({error.strerror}); {kept}") from error
+
+
+def make_record(config: dict[str, Any], data: Any) -> dict[str, Any]:
+    """The record of a run: its resolved config and what its data module found."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "config": config,
+        "spec": data.spec.record(),
+        "reference": data.reference.record(),
+        "split_sha256": data.split.sha256,
+        "data_sha256": data.cells.fingerprint,
+        "seed": config["seed"],
+    }
+
+
+def load(path: str | Path, trust: bool = False) -> Model:
+    """The model of a checkpoint, in evaluation mode, with `model.record`; needs no data.
+
+    Raises UserError for a file that is missing, damaged, not ours or of a newer format, and for a model class outside
+    stormcell unless `trust` is set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"ckpt={path}: no such file; checkpoints lie in <run folder>/checkpoints/best.ckpt")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises half a dozen kinds
+        raise UserError(f"ckpt={path}: not a readable checkpoint ({str(error).splitlines()[0][:120]})") from error
+    if not isinstance(content, dict) or "stormcell" not in content:
+        raise UserError(f"ckpt={path}: a checkpoint, but not written by Stormcell (it has no record)")
+    record = content["stormcell"]
+    if record["format"] > FORMAT:
+        raise UserError(f"ckpt={path}: format {record['format']}, newer than this Stormcell ({__version__}) reads")
+    config = {key: value for key, value in record["config"]["model"].items() if key not in ("optimizer", "scheduler")}
+    _trusted(config, trust, path)
+    model = instantiate(config)(spec=Spec.from_record(record["spec"]), optimizer=None)
+    model.load_state_dict(content["state_dict"])
+    model.record = record
+    return model.eval()
+
+
+def _trusted(node: Any, trust: bool, path: Path) -> None:
+    """Every _target_ below a node lies inside stormcell."""
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _trusted(value, trust, path)
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if target is not None and not target.startswith("stormcell.") and not trust:
+        raise UserError(f"ckpt={path}: its model is {target}, code outside stormcell; trust=true runs it")
+
+
+def reference(model: Model) -> Reference:
+    """What the training cells of a model said: shifts and principal components."""
+    return Reference.from_record(model.record["reference"])

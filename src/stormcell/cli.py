@@ -1,0 +1,106 @@
+"""The edge of the program: what a user typed goes in, and every mistake comes out as one sentence with exit status 2.
+
+Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stormcell.config import UserError, nearest
+
+
+def guarded(main: Callable[[], Any]) -> None:
+    """Run a Hydra entry point; a user's mistake ends in one sentence on stderr and exit status 2."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting with 1
+    try:
+        sys.argv[1:] = resumed(sys.argv[1:])
+        main()
+    except UserError as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(_sentence(error))
+
+
+def task(run: Callable[[Any], Any], cfg: Any) -> Any:
+    """Run one job. In a sweep a mistake fails its job only; alone it ends the program and takes its empty folder along."""
+    hydra = HydraConfig.get()
+    try:
+        return run(cfg)
+    except UserError as error:
+        discard(Path(hydra.runtime.output_dir))
+        if hydra.mode == RunMode.MULTIRUN:
+            raise
+        fail(str(error))
+
+
+def fail(sentence: str) -> NoReturn:
+    sys.stderr.write(f"stormcell: {sentence}\n")
+    sys.exit(2)
+
+
+def discard(folder: Path) -> None:
+    """Remove a run folder in which nothing but Hydra's own files stands, and its empty parents below outputs."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    if all(file.parent.name == ".hydra" or file.suffix == ".log" for file in files):
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in list(folder.parents)[:2]:
+            if parent.is_dir() and not any(parent.iterdir()) and parent != Path.cwd():
+                parent.rmdir()
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """`ckpt=<run>/checkpoints/last.ckpt` of train.py: the run's own command line, in the run's own folder.
+
+    What is typed beside it comes last and wins, e.g. trainer.max_steps=6000.
+    """
+    given = [argument for argument in arguments if argument.startswith("ckpt=")]
+    if Path(sys.argv[0]).stem != "train" or not given or given[-1] in ("ckpt=null", "ckpt="):
+        return arguments
+    path = Path(given[-1].removeprefix("ckpt=").strip("'\""))
+    if not path.is_file():
+        raise UserError(f"ckpt={path}: no such file; a run's last checkpoint lies in <run folder>/checkpoints/last.ckpt")
+    folder = path.resolve().parent.parent
+    before = folder / ".hydra" / "overrides.yaml"
+    if not before.is_file():
+        raise UserError(f"ckpt={path}: to go on, the checkpoint must lie in its run folder ({before} is missing)")
+    typed = [a for a in OmegaConf.to_object(OmegaConf.load(before)) if not a.startswith(("ckpt=", "hydra."))]
+    return [*typed, f"hydra.run.dir='{folder}'", *arguments]
+
+
+def _sentence(error: BaseException) -> str:
+    """Hydra's and OmegaConf's refusals in one sentence, with the nearest right word."""
+    text = " ".join(f"{error}\n{error.__cause__ or ''}".split())
+    if found := re.search(r"Could not find '([^']+)' Available options in '([^']+)': (.+)", text):
+        wrong, group, options = found[1].split("/")[-1], found[2], found[3].split(" Config search path")[0].split()
+        return f"{group}={wrong}: no such option{nearest(wrong, options)}; options: {', '.join(options)}"
+    if found := re.search(r"Could not override '([^']+)'.*?(?:Key '([^']+)' (?:is )?not in )", text):
+        return f"{found[1]}: no such config key{_near_key(found[1])}; python {Path(sys.argv[0]).name} --cfg job lists them"
+    if found := re.search(r"(?:Error merging override|Could not override) '?([^ ']+)'?.*?(Value .+?)(?: full_key|$)", text):
+        return f"{found[1]}: {found[2]}"
+    if found := re.search(r"Key '([^']+)' not in '(\w+)'", text):
+        return f"{found[1]}: no such config key{_near_key(found[1])}; python {Path(sys.argv[0]).name} --cfg job lists them"
+    return text.split(" full_key:")[0].split(" See https")[0].strip()
+
+
+def _near_key(key: str) -> str:
+    from dataclasses import fields
+
+    from stormcell.config import Config, DataConfig
+
+    head, _, tail = key.lstrip("+").partition(".")
+    if tail and head == "data":
+        return nearest(tail, [f.name for f in fields(DataConfig)])
+    return nearest(head, [f.name for f in fields(Config)])

@@ -1,0 +1,122 @@
+"""The schema of the configuration, and the error that a user can read.
+
+Nothing heavy is imported here: `train.py --help` passes through this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: one sentence, shown without a traceback, exit status 2."""
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the option most like `word`, or nothing when none is like it."""
+    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@dataclass
+class QualityControl:
+    """Cells and genes that are left out before anything else; null leaves the rule out."""
+
+    min_counts: int | None = None  # counts per cell
+    min_cells_per_gene: int | None = None
+    max_mitochondrial_share: float | None = None  # of the counts of a cell, 0 to 1
+    mitochondrial_prefix: str = "mt-"  # compared without case
+
+
+@dataclass
+class GeneSelection:
+    """Highly variable genes, chosen on the training cells; `top` null keeps every gene."""
+
+    top: int | None = 2000
+    flavor: str = "seurat_v3"  # of scanpy; for log1p data `seurat`
+
+
+@dataclass
+class DataConfig:
+    """Which cells. A key of an obs column may be a list of names: the first that the file has is taken."""
+
+    name: str = MISSING
+    source: str = "file"  # file · synthetic · catalog · scanpy
+    dataset: str | None = None  # entry of the catalogue, or function of scanpy.datasets
+    path: str | None = None  # an .h5ad file, in the working folder or in $STORMCELL_DATA
+    perturbation_key: Any = "perturbation"
+    control: str = "control"
+    separator: Any = "+"
+    batch_key: Any = None
+    cell_type_key: Any = None
+    cluster_key: Any = None
+    pseudotime_key: Any = None
+    covariate_keys: list[str] = field(default_factory=list)
+    library_key: Any = None  # counts of a cell over all genes, where the file keeps only some
+    layer: str | None = None  # null: layers['counts'] where it exists, else X
+    scale: str = "counts"  # counts · log1p · continuous
+    recover_counts: bool = False  # log1p values back to the integer counts, exactly or not at all
+    filter: str | None = None  # boolean obs column: only these cells
+    qc: QualityControl = field(default_factory=QualityControl)
+    genes: GeneSelection = field(default_factory=GeneSelection)
+    simulate: dict[str, Any] = field(default_factory=dict)  # arguments of data/simulate.py
+
+
+@dataclass
+class Config:
+    """The top-level keys; anything else on the command line is refused."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    split: Any = MISSING
+    datamodule: Any = MISSING
+    model: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = None
+    seed: int = 1
+    ckpt: str | None = None  # last.ckpt of a run to go on with
+    objective: str = "val/score"  # validation metric that stops, picks best.ckpt and goes back to a sweeper
+    objective_mode: str = "max"  # min for val/loss and val/energy_distance
+    embedding: str = "pca"  # pca · umap: the picture of the cells; the first UMAP of a process costs about 20 s
+
+
+@dataclass
+class OtherCells:
+    """The keys of a data set that may differ in another file; null is as in training."""
+
+    path: str | None = None
+    perturbation_key: Any = None
+    control: str | None = None
+    separator: Any = None
+    batch_key: Any = None
+    cell_type_key: Any = None
+    covariate_keys: list[str] | None = None
+    library_key: Any = None
+    layer: str | None = None
+    scale: str | None = None
+    recover_counts: bool | None = None
+    filter: str | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    """The keys of evaluate.py."""
+
+    ckpt: str = MISSING
+    data: OtherCells = field(default_factory=OtherCells)
+    trust: bool = False  # instantiate a model class outside stormcell
+    embedding: str | None = None  # null: as in training
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store("schema", Config)
+    store.store("evaluate_schema", EvaluateConfig)

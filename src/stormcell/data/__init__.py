@@ -1,0 +1,1 @@
+"""From a file of cells to batches."""

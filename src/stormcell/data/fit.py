@@ -1,0 +1,108 @@
+"""What is fitted on the training cells before a model sees them: gene selection and the Spec."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from stormcell.config import DataConfig, UserError
+from stormcell.data.cells import Cells
+from stormcell.data.csr import row_normalise_log1p
+from stormcell.data.spec import TARGET_SUM, Spec
+
+
+def select_genes(cells: Cells, train: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Gene numbers, in the order of the file: data.qc.min_cells_per_gene, then data.genes.top by scanpy."""
+    X, qc, genes = cells.X[train], config.qc, config.genes
+    keep = np.arange(X.shape[1])
+    if qc.min_cells_per_gene is not None:
+        keep = np.flatnonzero(np.bincount(X.indices, minlength=X.shape[1]) >= qc.min_cells_per_gene)
+        cells.notes.append(
+            f"{X.shape[1] - len(keep)} genes found in fewer than {qc.min_cells_per_gene} training cells dropped"
+        )
+    if len(keep) == 0:
+        raise UserError(f"{cells.origin}: data.qc.min_cells_per_gene={qc.min_cells_per_gene} leaves no gene")
+    if genes.top is None or len(keep) <= genes.top:
+        return keep
+    import scanpy as sc
+    from anndata import AnnData
+
+    counts_needed = genes.flavor in ("seurat_v3", "seurat_v3_paper")
+    if counts_needed != (cells.scale == "counts"):
+        raise UserError(
+            f"{cells.origin}: data.genes.flavor={genes.flavor} does not fit data.scale={cells.scale}; counts take "
+            "seurat_v3, log1p takes seurat, or keep every gene with data.genes.top=null"
+        )
+    # Genes without a count break the loess fit of seurat_v3.
+    keep = keep[np.bincount(X.indices, minlength=X.shape[1])[keep] > 0]
+    if len(keep) <= genes.top:
+        return keep
+    table = sc.pp.highly_variable_genes(
+        AnnData(X[:, keep].copy()), n_top_genes=genes.top, flavor=genes.flavor, inplace=False
+    )
+    cells.notes.append(f"{genes.top} highly variable genes of {X.shape[1]} ({genes.flavor}, on the training cells)")
+    return keep[table["highly_variable"].to_numpy(bool)]
+
+
+def fit_spec(cells: Cells, train: np.ndarray, config: DataConfig) -> Spec:
+    """Names, categories and library statistics of the training cells."""
+    X, obs = cells.X[train], cells.obs[train]
+    expression = X
+    if cells.scale == "counts":
+        library = obs["library"].to_numpy(float)
+        expression = csr_matrix((row_normalise_log1p(X, library, TARGET_SUM), X.indices, X.indptr), X.shape)
+        # Half a count keeps the log of a gene that training has not seen finite.
+        mean = np.log((np.asarray(X.sum(0), float).ravel() + 0.5) / library.sum())
+    else:
+        mean = np.asarray(X.mean(0), float).ravel()
+    centre = np.asarray(expression.mean(0), float).ravel()
+    square = np.asarray(expression.multiply(expression).mean(0), float).ravel()
+    conditions = sorted(set(obs["condition"]) - {cells.control}) if "condition" in obs else []
+    return Spec(
+        genes=tuple(cells.genes),
+        targets=tuple(sorted({target for condition in conditions for target in condition.split("+")})),
+        conditions=tuple(conditions),
+        scale=cells.scale,
+        batches=tuple(sorted(pd.unique(obs["batch"]))) if "batch" in obs else (),
+        covariates={key: _categories(obs[key], cells.origin) for key in covariate_columns(config, cells)},
+        gene_mean=tuple(float(value) for value in mean),
+        gene_sd=tuple(float(value) for value in np.sqrt(np.maximum(square - centre**2, 0))),
+        control=cells.control,
+    )
+
+
+def covariate_columns(config: DataConfig, cells: Cells) -> list[str]:
+    """data.covariate_keys, and the cell type where the data has one with several values."""
+    named = [str(key) for key in config.covariate_keys]
+    if "cell_type" in cells.obs and cells.obs["cell_type"].nunique() > 1:
+        named.append("cell_type")
+    return list(dict.fromkeys(named))
+
+
+def _categories(column: pd.Series, origin: str) -> tuple[str, ...]:
+    found = tuple(sorted(pd.unique(column)))
+    if len(found) > 200:
+        raise UserError(
+            f"{origin}: covariate {column.name!r} has {len(found)} different values, too many for a category "
+            "(data.covariate_keys); bin it first"
+        )
+    return found
+
+
+def align_genes(cells: Cells, spec: Spec) -> Cells:
+    """The cells with the genes of the spec, by name and in its order; raises UserError when one is missing."""
+    place = pd.Index(cells.genes).get_indexer(list(spec.genes))
+    missing = [gene for gene, where in zip(spec.genes, place, strict=True) if where < 0]
+    if missing:
+        none = len(missing) == spec.n_genes
+        raise UserError(
+            f"{cells.origin}: {'none' if none else 'not all'} of the model's {spec.n_genes} genes are in the file "
+            f"(missing {len(missing)}: {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''})"
+            + (f"; its genes are named like {', '.join(cells.genes[:3])}" if none else "")
+        )
+    if cells.scale != spec.scale:
+        raise UserError(f"{cells.origin}: data.scale={cells.scale}, but the model was trained on {spec.scale}")
+    return replace(cells, X=cells.X[:, place].tocsr(), genes=list(spec.genes))

@@ -1,0 +1,50 @@
+"""The stream of training batches: a function of (seed, step), the same for any number of processes.
+
+The epochs' permutations stand end to end, and batch k is the k-th slice of this line. So every batch is full, every
+cell comes once in each permutation, no cell is dropped, and a resumed run needs to know the step and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
+
+
+@lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, lap: int) -> np.ndarray:
+    return np.random.default_rng([seed, lap]).permutation(n)
+
+
+def cells_of_step(step: int, n: int, batch_size: int, seed: int) -> np.ndarray:
+    """Positions (0 … n − 1) of the cells in global batch `step`: batch_size of them."""
+    place = np.arange(step * batch_size, (step + 1) * batch_size)
+    laps, within = place // n, place % n
+    chosen = np.empty(batch_size, np.int64)
+    for lap in np.unique(laps):
+        here = laps == lap
+        chosen[here] = _permutation(n, seed, int(lap))[within[here]]
+    return chosen
+
+
+class Steps:
+    """The batches of one pass through the training cells, from wherever the trainer stands."""
+
+    def __init__(self, data: ControlPerturbedDataModule, trainer: Trainer) -> None:
+        self.data, self.trainer = data, trainer
+
+    def __len__(self) -> int:
+        return self.data.steps_per_epoch
+
+    def __iter__(self) -> Iterator[PerturbedCells]:
+        start = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        for step in range(start, (start // len(self) + 1) * len(self)):
+            yield self.data.batch(self.data.step_rows(step, rank, world), step)

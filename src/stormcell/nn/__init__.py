@@ -1,0 +1,1 @@
+"""Network parts and likelihoods: plain torch, no Lightning, no Hydra, no AnnData."""

@@ -1,0 +1,1 @@
+"""What a run leaves for the eye: figures, tables, one HTML page."""

@@ -1,0 +1,140 @@
+"""The run folder: every file that a judged model leaves, and the last lines on the screen."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from scipy.sparse import csr_matrix
+
+from stormcell.report import figures, html, tables
+from stormcell.report.dashboards import publish
+from stormcell.report.generation import generation_panel
+from stormcell.report.judgement import Judgement
+
+PACKAGES = ("stormcell", "torch", "pytorch-lightning", "hydra-core", "anndata", "scanpy", "numpy", "scipy", "pandas")
+
+
+def write_judgement(
+    judgement: Judgement,
+    kept: dict[str, list],
+    data: Any,
+    record: dict[str, Any],
+    folder: Path,
+    embedding: str,
+    ckpt: str,
+    timing: dict[str, float],
+    loggers: list,
+) -> None:
+    """scoreboard.csv, tables/, figures/, metrics.json, predictions.h5ad and report.html, then the closing lines."""
+    card = data_card(data)
+    tables.write(judgement, folder)
+    data.split.table.to_csv(folder / "tables" / "split.csv", index=False)
+    history = folder / "history.csv"
+    drawn = {
+        "generation": generation_panel(judgement, embedding),
+        "shifts": figures.shift_scatter_grid(judgement),
+        "model_against_baseline": figures.model_against_baseline(judgement),
+    }
+    if history.is_file():
+        drawn["loss"] = figures.loss_curves(pd.read_csv(history))
+    paths = figures.save(drawn, folder / "figures")
+    metrics = {
+        "test": flat(judgement, judgement.methods),
+        "baselines": {name: flat(judgement, (name,)) for name in judgement.baselines},
+        "data": {key: card[key] for key in ("source", "sha256", "cells", "genes", "split_sha256")},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "timing": timing,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    _predictions(judgement, kept, folder / "predictions.h5ad")
+    publish(loggers, judgement, paths, record["config"], flat(judgement, judgement.methods))
+    evaluate = f"python evaluate.py ckpt={ckpt}"
+    html.render(
+        judgement,
+        paths,
+        card,
+        OmegaConf.to_yaml(OmegaConf.create(record["config"])),
+        command(),
+        timing,
+        folder / "report.html",
+    )
+    tables.print_scoreboard(judgement)
+    print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {evaluate}", flush=True)
+
+
+def flat(judgement: Judgement, methods: tuple[str, ...]) -> dict[str, float | None]:
+    """{"group/method/metric": median over perturbations}; the method is left out where there is one."""
+    board, found = judgement.scoreboard, {}
+    skip = {"group", "method", "n"}
+    for _, row in board[board["method"].isin(methods)].iterrows():
+        name = f"{row['group']}/{row['method']}" if len(methods) > 1 else row["group"]
+        for column in board.columns:
+            if column not in skip and not column.endswith(("_low", "_high")):
+                value = row[column]
+                found[f"{name}/{column}"] = None if pd.isna(value) else float(value)
+    return found
+
+
+def data_card(data: Any) -> dict[str, Any]:
+    """What a reader must know of the cells."""
+    cells, split, obs = data.cells, data.split, data.cells.obs
+    parts = {part: int(split.mask(part).sum()) for part in np.unique(split.part)}
+    qc = {key: value for key, value in vars(data.config.qc).items() if key != "mitochondrial_prefix"}
+    card = {
+        "name": data.config.name,
+        "source": Path(cells.origin).name,
+        "sha256": cells.fingerprint,
+        "cells": len(cells),
+        "genes": data.spec.n_genes,
+        "scale": cells.scale,
+        "perturbations": int(obs["condition"].nunique() - 1),
+        "perturbed targets in training": data.spec.n_targets,
+        "control cells": int(obs["is_control"].sum()),
+        "split": parts,
+        "split_sha256": split.sha256,
+        "quality control": qc,
+        "notes": [*cells.notes, *split.notes],
+    }
+    if cells.scale == "counts":
+        card["counts per cell (median, all genes)"] = float(obs["library"].median())
+    for key in ("batch", "cell_type"):
+        if key in obs:
+            card[key] = {str(name): int(n) for name, n in obs[key].value_counts().sort_index().items()}
+    return card
+
+
+def command() -> str:
+    """The command line that was typed."""
+    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _predictions(judgement: Judgement, kept: dict[str, list], path: Path) -> None:
+    """Generated cells as AnnData: obs names the method and the query, var the genes; X is log1p, CSR."""
+    blocks, rows = [], []
+    for method, answers in kept.items():
+        for number, answer in enumerate(answers):
+            if answer is not None:
+                query = judgement.queries.iloc[number]
+                blocks.append(csr_matrix(answer[1]))
+                rows += [(method, query["condition"], query["context"], query["group"])] * len(answer[1])
+    if not blocks:
+        return
+    from scipy.sparse import vstack
+
+    obs = pd.DataFrame(rows, columns=["method", "perturbation", "context", "group"])
+    obs.index = obs.index.astype(str)
+    adata = ad.AnnData(
+        vstack(blocks, format="csr"), obs=obs.astype("category"), var=pd.DataFrame(index=list(judgement.genes))
+    )
+    part = path.with_name(path.name + ".part")
+    adata.write_h5ad(part, compression="gzip")
+    part.replace(path)

@@ -1,0 +1,223 @@
+"""The story of a run: train(cfg) and evaluate(cfg)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from stormcell import checkpoint
+from stormcell.check import check_calls
+from stormcell.config import DataConfig, UserError
+from stormcell.judge import judge
+from stormcell.report.folder import write_judgement
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Fit a model, judge its best checkpoint on the held-out cells, write the run folder; returns the objective."""
+    folder = _folder()
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    _check(plain, folder)
+    _quiet()
+    pl.seed_everything(cfg.seed, verbose=False)
+    data = _data_module(cfg)
+    data.setup()
+    model = instantiate(cfg.model)(spec=data.spec)
+    _fits(model, data)
+    model.record = checkpoint.make_record(plain, data)
+    loggers = [instantiate(node) for node in (cfg.logger or {}).values()]
+    trainer = _trainer(cfg, loggers)
+    done = False
+    try:
+        OmegaConf.save(OmegaConf.create(plain), folder / "config.yaml")
+        log.info("%s on %s: %s", plain["model"]["_target_"].split(".")[-1], cfg.data.name, _size(data))
+        start = time.perf_counter()
+        # weights_only: a checkpoint of ours holds nothing but plain values and tensors
+        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
+        fit_s = time.perf_counter() - start
+        _interrupted(trainer)
+        objective = _closing_test(cfg, trainer, model, data, loggers, folder, fit_s)
+        done = True
+    finally:
+        _close(loggers, done)
+    return objective
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Judge a checkpoint again, on the cells it was made for or on those of another file."""
+    _quiet()
+    if OmegaConf.is_missing(cfg, "ckpt"):
+        raise UserError("ckpt is missing: python evaluate.py ckpt=outputs/…/checkpoints/best.ckpt")
+    model = checkpoint.load(cfg.ckpt, cfg.trust)
+    given = {key: value for key, value in OmegaConf.to_container(cfg.data).items() if value is not None}
+    was = OmegaConf.create(model.record["config"])
+    was.data = OmegaConf.merge(OmegaConf.structured(DataConfig), was.data, given)
+    pl.seed_everything(was.seed, verbose=False)
+    data, notes = _judged_cells(was, model, elsewhere=bool(given))
+    _report(model, data, notes, cfg.embedding or was.embedding, [], _folder(), cfg.ckpt, {})
+
+
+# ---- steps
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _check(plain: dict[str, Any], folder: Path) -> None:
+    """Everything that can be refused before a cell is read."""
+    check_calls({key: value for key, value in plain.items() if key != "data"})
+    devices, nodes = plain["trainer"].get("devices", 1), plain["trainer"].get("num_nodes", 1)
+    hydra = HydraConfig.get()
+    local = "basic_launcher" in hydra.launcher._target_ or "joblib" in hydra.launcher._target_
+    if hydra.mode == RunMode.MULTIRUN and local and (devices not in (1, "1") or nodes not in (1, "1")):
+        raise UserError(
+            f"trainer.devices={devices} under -m: every further process would run the whole sweep again; use "
+            "trainer.devices=1, or hydra/launcher=submitit_slurm, or one command per job"
+        )
+    fixed = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
+    if "TORCHELASTIC_RUN_ID" in os.environ and not fixed:
+        raise UserError("under torchrun every process makes its own folder: give one with hydra.run.dir=FOLDER")
+    if plain["ckpt"] is None and (folder / "checkpoints" / "last.ckpt").exists() and not _spawned():
+        raise UserError(
+            f"{folder} holds a run already: go on with it by ckpt={folder}/checkpoints/last.ckpt, or give another "
+            "hydra.run.dir"
+        )
+
+
+def _spawned() -> bool:
+    """A further process that Lightning or torchrun started beside the first."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def _quiet() -> None:
+    """Lightning adds a handler of its own, which would print every line a second time under Hydra's logging."""
+    logging.getLogger("pytorch_lightning").handlers.clear()
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # Batches come from memory in one call: workers would make them slower (README, "How it is built").
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*srun.*")
+
+
+def _data_module(cfg: DictConfig) -> pl.LightningDataModule:
+    config = OmegaConf.to_object(cfg.data)
+    return instantiate(cfg.datamodule)(data=config, split=instantiate(cfg.split))
+
+
+def _size(data: Any) -> str:
+    rows, spec = data.rows, data.spec
+    return (
+        f"{len(data.cells):,} cells x {spec.n_genes:,} genes, {len(spec.conditions)} perturbations in training; "
+        f"{len(rows['train']):,} training, {len(rows['validation']):,} validation, {len(rows['test']):,} test cells, "
+        f"{len(rows['truth']):,} controls kept for the truth"
+    )
+
+
+def _fits(model: pl.LightningModule, data: Any) -> None:
+    """Refuse before training when the model can answer none of the questions of the split."""
+    tested = sorted(data.split.groups)
+    unknown = {c: data.spec.unknown_targets(c) for c in tested if data.spec.unknown_targets(c)}
+    if tested and len(unknown) == len(tested):
+        raise UserError(
+            f"{type(model).__name__} represents a perturbation by targets that training has seen, but the split holds "
+            f"out every cell of {', '.join(tested[:3])}{', …' if len(tested) > 3 else ''}; use split=cells or "
+            "split=combinations"
+        )
+    if unknown:
+        data.split.notes.append(
+            f"{len(unknown)} held-out perturbations have a target that no training cell carries, and get no answer: "
+            + ", ".join(sorted(unknown)[:8])
+        )
+
+
+def _trainer(cfg: DictConfig, loggers: list) -> pl.Trainer:
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
+    if not sys.stdout.isatty():
+        callbacks = [c for c in callbacks if not isinstance(c, pl.callbacks.RichProgressBar)]
+    fast = bool(cfg.trainer.get("fast_dev_run"))
+    return instantiate(cfg.trainer)(
+        callbacks=callbacks,
+        logger=loggers or False,
+        plugins=[checkpoint.AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        **({"enable_checkpointing": True} if not fast else {}),
+    )
+
+
+def _interrupted(trainer: pl.Trainer) -> None:
+    if trainer.interrupted:
+        raise UserError("interrupted; go on with ckpt=<run folder>/checkpoints/last.ckpt")
+
+
+def _closing_test(cfg, trainer, model, data, loggers, folder: Path, fit_s: float) -> float | None:
+    """The best checkpoint, read back from the disk, judged by the first process."""
+    value = trainer.callback_metrics.get(cfg.objective)
+    saver = trainer.checkpoint_callback
+    best = saver.best_model_path if saver is not None else ""
+    if not trainer.is_global_zero:
+        return None
+    if best:
+        model, value = checkpoint.load(best), saver.best_model_score
+    model = model.cpu().eval()
+    seen = trainer.global_step * data.batch_size
+    timing = {"fit_s": round(fit_s, 2), "cells_per_s": round(seen / fit_s, 1)}
+    shown = Path(best or "(no checkpoint: fast_dev_run)")
+    _report(model, data, [], cfg.embedding, loggers, folder, shown, timing)
+    return None if value is None else float(value)
+
+
+def _judged_cells(was: DictConfig, model: Any, elsewhere: bool) -> tuple[Any, list[str]]:
+    """The data module of a checkpoint: on its own file with its own split, else every perturbed cell of the other."""
+    data = _data_module(was)
+    if not elsewhere:
+        data.setup()
+        if data.split.sha256 == model.record["split_sha256"] and data.spec.record() == model.record["spec"]:
+            return data, []
+        changed = data.cells.origin
+        raise UserError(
+            f"{changed}: not the cells that this checkpoint was trained and split on (split {data.split.sha256[:12]}, "
+            f"expected {model.record['split_sha256'][:12]}); name the file with data.path=… to judge all its cells"
+        )
+    from stormcell.data.cells import read
+
+    same = read(data.config).fingerprint == model.record["data_sha256"]
+    if same:
+        return _judged_cells(was, model, elsewhere=False)
+    data.setup_elsewhere(model.spec, was.split.get("controls_for_truth", 0.5))
+    return data, [f"cells of another file than the training cells: {data.cells.origin}"]
+
+
+def _report(model, data, notes: list[str], embedding: str, loggers, folder: Path, ckpt, timing: dict) -> None:
+    """Judge on the CPU, where numbers are the same to the last digit, and write everything down."""
+    start = time.perf_counter()
+    reference = checkpoint.reference(model)
+    own = data.cells.fingerprint == model.record["data_sha256"]
+    told = [*notes, *data.cells.notes, *data.split.notes, *model.notes(data)]
+    with torch.no_grad():
+        judgement, kept = judge(model, data, data.held_out(reference, own_cells=own), told)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    timing = {**timing, "test_s": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak, 1)}
+    write_judgement(judgement, kept, data, model.record, folder, embedding, str(ckpt), timing, loggers)
+
+
+def _close(loggers: list, done: bool) -> None:
+    """W&B keeps one run open for all jobs of a sweep unless each is closed."""
+    if any(type(logger).__name__ == "WandbLogger" for logger in loggers):
+        import wandb
+
+        wandb.finish(exit_code=0 if done else 1)
