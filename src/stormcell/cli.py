@@ -67,7 +67,7 @@ def resumed(arguments: list[str]) -> list[str]:
     What is typed beside it comes last and wins, e.g. trainer.max_steps=6000.
     """
     given = [argument for argument in arguments if argument.startswith("ckpt=")]
-    if Path(sys.argv[0]).stem != "train" or not given or given[-1] in ("ckpt=null", "ckpt="):
+    if Path(sys.argv[0]).stem == "evaluate" or not given or given[-1] in ("ckpt=null", "ckpt="):
         return arguments
     path = Path(given[-1].removeprefix("ckpt=").strip("'\""))
     if not path.is_file():

@@ -25,7 +25,8 @@ class History(Logger):
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 for row in csv.DictReader(file):
-                    self._rows[int(row.pop("step"))] = {key: value for key, value in row.items() if value != ""}
+                    step = int(row.pop("step"))
+                    self._rows[step] = {key: value for key, value in row.items() if value != ""}
 
     name = "history"
     version = ""

@@ -43,7 +43,8 @@ def train(cfg: DictConfig) -> float | None:
     trainer = _trainer(cfg, loggers)
     done = False
     try:
-        OmegaConf.save(OmegaConf.create(plain), folder / "config.yaml")
+        if trainer.is_global_zero:
+            OmegaConf.save(OmegaConf.create(plain), folder / "config.yaml")
         log.info("%s on %s: %s", plain["model"]["_target_"].split(".")[-1], cfg.data.name, _size(data))
         start = time.perf_counter()
         # weights_only: a checkpoint of ours holds nothing but plain values and tensors

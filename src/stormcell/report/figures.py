@@ -82,7 +82,7 @@ def model_against_baseline(judgement: Judgement, metric: str = SHIFT) -> Figure:
     both = np.isfinite(own) & np.isfinite(rival)
     wins = both & (distance_from_best(own, metric) < distance_from_best(rival, metric))
     direction = {"one": "1 is best"}.get(about.direction, f"{about.direction} is better")
-    detail = f"{about.label}: {direction}; ahead is by any margin.{_flattering(judgement)}"
+    detail = f"{judgement.label(metric)}: {direction}; ahead is by any margin."
     if len(own) > MOST_ROWS:
         detail += f" {sum(map(len, rows.values()))} of {len(own)} shown, evenly spaced from best to worst."
     heights = [len(chosen) + 0.6 for chosen in rows.values()]

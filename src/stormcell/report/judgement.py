@@ -61,6 +61,11 @@ class Judgement:
         row = self.queries.iloc[query]
         return row["condition"] if row["context"] == "all" else f"{row['condition']} in {row['context']}"
 
+    def label(self, metric: str) -> str:
+        """A metric in words; where no controls were kept aside, the shift correlation says so."""
+        words = METRICS[metric].label
+        return f"{words} (shared controls: flattering)" if self.shared and metric == "shift_correlation" else words
+
     def values(self, method: str | None, metric: str) -> np.ndarray:
         """One metric of one method for each query: Q, NaN where there is none."""
         return self._aligned(self.per_query[self.per_query["method"] == method], metric)

@@ -26,13 +26,13 @@ AIMS = {"higher": "high is good", "lower": "low is good", "one": "1 is good"}
 def best_in_group(judgement: Judgement, group: str, metric: str) -> pd.Series:
     """Marks the rows of a group's scoreboard that no other method betters on a metric; ceilings do not compete.
 
-    Equal values are all marked, undefined ones never.
+    Values equal but for rounding (means of float32 cells) are all marked, undefined ones never.
     """
     rows = judgement.scoreboard[judgement.scoreboard["group"] == group]
     competes = rows["method"].isin([*judgement.methods, *judgement.baselines])
     distance = np.where(competes, distance_from_best(rows[metric], metric), np.inf)
     with np.errstate(invalid="ignore"):
-        best = np.isfinite(distance) & np.isclose(distance, distance.min(initial=np.inf), rtol=1e-9, atol=1e-12)
+        best = np.isfinite(distance) & np.isclose(distance, distance.min(initial=np.inf), rtol=1e-4, atol=1e-6)
     return pd.Series(best, index=rows.index)
 
 
@@ -42,12 +42,15 @@ def scoreboard_table(judgement: Judgement, width: int = WIDTH) -> Table:
     The rows of the model are bold; `*` marks the best method of a group. The column against shared controls is dim:
     it is there only to be compared with its honest neighbour.
     """
-    metrics = [name for name in COMPACT if name in judgement.scoreboard]
+    twice = SHARED if judgement.shared else ""  # then the shift correlation is that one already
+    metrics = [name for name in COMPACT if name in judgement.scoreboard and name != twice]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
     table.add_column("median over perturbations", max_width=28, vertical="bottom")
     for name in metrics:
-        header = [*textwrap.wrap(METRICS[name].label, 12), AIMS[METRICS[name].direction]]
-        table.add_column(Text("\n".join(header), style=_dim(name)), no_wrap=True, vertical="bottom")
+        header = [*textwrap.wrap(judgement.label(name), 12), AIMS[METRICS[name].direction]]
+        table.add_column(
+            Text("\n".join(header), style="dim" if name == SHARED else ""), no_wrap=True, vertical="bottom"
+        )
     for group in judgement.groups:
         rows = judgement.scoreboard[judgement.scoreboard["group"] == group]
         best = {name: best_in_group(judgement, group, name) for name in metrics}
@@ -60,10 +63,6 @@ def scoreboard_table(judgement: Judgement, width: int = WIDTH) -> Table:
     return table
 
 
-def _dim(metric: str) -> str:
-    return "dim" if metric == SHARED else ""
-
-
 def _cell(row: pd.Series, metric: str, best: bool, interval: bool) -> Text:
     """`0.81* 0.17..0.95`: the value, a star at the best, the interval."""
     decimals = COMPACT[metric]
@@ -71,7 +70,7 @@ def _cell(row: pd.Series, metric: str, best: bool, interval: bool) -> Text:
         f"{round(row[name], decimals) + 0.0:.{decimals}f}" if np.isfinite(row[name]) else "-"
         for name in (metric, f"{metric}_low", f"{metric}_high")
     )
-    cell = Text(f"{value:>{decimals + 3}}", style=_dim(metric))
+    cell = Text(f"{value:>{decimals + 3}}", style="dim" if metric == SHARED else "")
     cell.append("*" if best else " ", style="green")
     if interval and metric in INTERVALS and low != "-":
         cell.append(f" {low}..{high}", style="dim not bold")
@@ -83,11 +82,9 @@ def print_scoreboard(judgement: Judgement, console: Console | None = None) -> No
     console = console or Console()
     console.print(scoreboard_table(judgement, console.width))
     shown = ", small: 95 % interval" if console.width >= WIDTH else ""
-    console.print(
-        Text(f"* best of its group{shown}; split-half and exact mean are no methods but what the cells allow")
-    )
+    console.print(Text(f"* best of its group{shown}; split-half and exact mean are what the cells allow, not methods"))
     for sentence in (*judgement.verdict, *judgement.notes):
-        console.print(Text(f"- {sentence}"), soft_wrap=True)
+        console.print(Text(f"- {sentence}"))
 
 
 def write(judgement: Judgement, folder: Path | str) -> list[Path]:
