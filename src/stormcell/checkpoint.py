@@ -71,7 +71,7 @@ def load(path: str | Path, trust: bool = False) -> Model:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises half a dozen kinds
-        raise UserError(f"ckpt={path}: not a readable checkpoint ({str(error).splitlines()[0][:120]})") from error
+        raise UserError(f"ckpt={path}: truncated, or not a checkpoint ({type(error).__name__} on reading)") from error
     if not isinstance(content, dict) or "stormcell" not in content:
         raise UserError(f"ckpt={path}: a checkpoint, but not written by Stormcell (it has no record)")
     record = content["stormcell"]

@@ -27,6 +27,7 @@ def guarded(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing and exiting with 1
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
+        check_free(sys.argv[1:])
         main()
     except UserError as error:
         fail(str(error))
@@ -40,9 +41,9 @@ def task(run: Callable[[Any], Any], cfg: Any) -> Any:
     try:
         return run(cfg)
     except UserError as error:
-        discard(Path(hydra.runtime.output_dir))
         if hydra.mode == RunMode.MULTIRUN:
-            raise
+            raise  # the folder stays, and summary.csv lists the job as failed
+        discard(Path(hydra.runtime.output_dir))
         fail(str(error))
 
 
@@ -71,13 +72,27 @@ def resumed(arguments: list[str]) -> list[str]:
         return arguments
     path = Path(given[-1].removeprefix("ckpt=").strip("'\""))
     if not path.is_file():
-        raise UserError(f"ckpt={path}: no such file; a run's last checkpoint lies in <run folder>/checkpoints/last.ckpt")
+        raise UserError(
+            f"ckpt={path}: no such file; a run's last checkpoint lies in <run folder>/checkpoints/last.ckpt"
+        )
     folder = path.resolve().parent.parent
     before = folder / ".hydra" / "overrides.yaml"
     if not before.is_file():
         raise UserError(f"ckpt={path}: to go on, the checkpoint must lie in its run folder ({before} is missing)")
     typed = [a for a in OmegaConf.to_object(OmegaConf.load(before)) if not a.startswith(("ckpt=", "hydra."))]
     return [*typed, f"hydra.run.dir='{folder}'", *arguments]
+
+
+def check_free(arguments: list[str]) -> None:
+    """Another run in hydra.run.dir is refused here: later, Hydra has written over the .hydra that it goes on by."""
+    evaluating = Path(sys.argv[0]).stem == "evaluate"
+    given = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("hydra.run.dir=")]
+    goes_on = any(argument.startswith("ckpt=") and argument != "ckpt=null" for argument in arguments) and not evaluating
+    if given and not goes_on and (last := Path(given[-1]) / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"{given[-1]} holds a run already: give another hydra.run.dir"
+            + ("" if evaluating else f", or go on with it by ckpt={last}")
+        )
 
 
 def _sentence(error: BaseException) -> str:
@@ -87,20 +102,30 @@ def _sentence(error: BaseException) -> str:
         wrong, group, options = found[1].split("/")[-1], found[2], found[3].split(" Config search path")[0].split()
         return f"{group}={wrong}: no such option{nearest(wrong, options)}; options: {', '.join(options)}"
     if found := re.search(r"Could not override '([^']+)'.*?(?:Key '([^']+)' (?:is )?not in )", text):
-        return f"{found[1]}: no such config key{_near_key(found[1])}; python {Path(sys.argv[0]).name} --cfg job lists them"
-    if found := re.search(r"(?:Error merging override|Could not override) '?([^ ']+)'?.*?(Value .+?)(?: full_key|$)", text):
+        return (
+            f"{found[1]}: no such config key{_near_key(found[1])}; python {Path(sys.argv[0]).name} --cfg job lists them"
+        )
+    if found := re.search(
+        r"(?:Error merging override|Could not override) '?([^ ']+)'?.*?(Value .+?)(?: full_key|$)", text
+    ):
         return f"{found[1]}: {found[2]}"
     if found := re.search(r"Key '([^']+)' not in '(\w+)'", text):
-        return f"{found[1]}: no such config key{_near_key(found[1])}; python {Path(sys.argv[0]).name} --cfg job lists them"
+        return (
+            f"{found[1]}: no such config key{_near_key(found[1])}; python {Path(sys.argv[0]).name} --cfg job lists them"
+        )
     return text.split(" full_key:")[0].split(" See https")[0].strip()
 
 
 def _near_key(key: str) -> str:
-    from dataclasses import fields
+    """The nearest key beside the wrong one, found in the config of the groups that were chosen."""
+    from hydra import compose, initialize_config_dir
 
-    from stormcell.config import Config, DataConfig
-
-    head, _, tail = key.lstrip("+").partition(".")
-    if tail and head == "data":
-        return nearest(tail, [f.name for f in fields(DataConfig)])
-    return nearest(head, [f.name for f in fields(Config)])
+    script = Path(sys.argv[0])
+    parent, _, leaf = key.lstrip("+~").rpartition(".")
+    chosen = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z]+=[\w-]+", a) and a.split("=")[0] != leaf]
+    try:
+        with initialize_config_dir(str(script.resolve().parent / "conf"), version_base="1.3"):
+            config = compose(script.stem, chosen)
+            return nearest(leaf, list(OmegaConf.select(config, parent) if parent else config))
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return ""

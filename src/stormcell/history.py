@@ -14,7 +14,8 @@ from pytorch_lightning.utilities import rank_zero_only
 class History(Logger):
     """Lightning's CSVLogger deletes the table of a run that goes on; this one keeps it.
 
-    Rows are keyed by step: what a resumed run computes again replaces the same row.
+    Rows are keyed by step: what a resumed run computes again replaces what stood there. A table without last.ckpt
+    beside it is of a run that was stopped before its first checkpoint: nothing goes on from it.
     """
 
     def __init__(self, folder: str) -> None:
@@ -22,7 +23,7 @@ class History(Logger):
         self.path = Path(folder) / "history.csv"
         self._rows: dict[int, dict[str, float | str]] = {}
         self._saved = 0.0
-        if self.path.is_file():
+        if self.path.is_file() and (self.path.parent / "checkpoints" / "last.ckpt").is_file():
             with self.path.open(newline="") as file:
                 for row in csv.DictReader(file):
                     step = int(row.pop("step"))
@@ -37,7 +38,10 @@ class History(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._rows.setdefault(int(step or 0), {}).update({k: float(v) for k, v in metrics.items() if k != "epoch"})
+        step = int(step or 0)
+        for later in [row for row in self._rows if row > step]:  # made after the checkpoint that this run went on from
+            del self._rows[later]
+        self._rows.setdefault(step, {}).update({k: float(v) for k, v in metrics.items() if k != "epoch"})
         # Written at every validation, when last.ckpt is written too, else at most every five seconds.
         if any(key.startswith("val/") for key in metrics) or time.monotonic() - self._saved > 5:
             self._write()

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stormcell.evaluation.baselines import baselines
 from stormcell.evaluation.heldout import HeldOut
-from stormcell.evaluation.perturbation import mean_profile
+from stormcell.evaluation.perturbation import mean_profile, pearson
 from stormcell.evaluation.scoreboard import reliability, score, summarise, undefined, verdict
 from stormcell.report.judgement import Judgement
 
@@ -29,6 +29,7 @@ def judge(
     names, bars = [row.name for row in rows], [bar.name for bar in against]
     per_query, kept = score(held_out, [*rows, *against], keep=names, kept_cells=KEPT)
     ceiling = reliability(held_out, model.seed)
+    notes = [*notes, *against_simulator(data, held_out, kept)]
     judgement = Judgement(
         model=type(model).__name__.lower(),
         methods=tuple(names),
@@ -52,6 +53,23 @@ def judge(
         shared=held_out.shared,
     )
     return judgement, kept
+
+
+def against_simulator(data: ControlPerturbedDataModule, held_out: HeldOut, kept: dict[str, list]) -> list[str]:
+    """Simulated cells only: the predicted shifts against the true ones, which no count noise blurs."""
+    truth = data.cells.truth.get("shift")
+    if truth is None:
+        return []
+    genes = [data.cells.truth["genes"].index(gene) for gene in held_out.genes]
+    sentences = []
+    for name, answers in kept.items():
+        shifts = _shifts(held_out, [answer and answer[0] for answer in answers], held_out.controls)
+        by_group: dict[str, list[float]] = {}
+        for query, shift in zip(held_out.queries, shifts, strict=True):
+            by_group.setdefault(query.group, []).append(float(pearson(truth[query.condition][genes], shift)))
+        found = ", ".join(f"{np.nanmedian(values):.2f} on {group}" for group, values in by_group.items())
+        sentences.append(f"against the simulator's true shifts {name} has median r = {found}")
+    return sentences
 
 
 def _shifts(held_out: HeldOut, means: list[np.ndarray | None], controls: dict) -> np.ndarray:

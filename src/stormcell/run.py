@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormcell import checkpoint
 from stormcell.check import check_calls
-from stormcell.config import DataConfig, UserError
+from stormcell.config import Config, DataConfig, UserError, nearest
 from stormcell.judge import judge
 from stormcell.report.folder import write_judgement
 
@@ -31,13 +32,14 @@ def train(cfg: DictConfig) -> float | None:
     """Fit a model, judge its best checkpoint on the held-out cells, write the run folder; returns the objective."""
     folder = _folder()
     plain = OmegaConf.to_container(cfg, resolve=True)
-    _check(plain, folder)
+    _check(plain)
     _quiet()
     pl.seed_everything(cfg.seed, verbose=False)
     data = _data_module(cfg)
     data.setup()
     model = instantiate(cfg.model)(spec=data.spec)
     _fits(model, data)
+    model.initialise(data)
     model.record = checkpoint.make_record(plain, data)
     loggers = [instantiate(node) for node in (cfg.logger or {}).values()]
     trainer = _trainer(cfg, loggers)
@@ -45,7 +47,7 @@ def train(cfg: DictConfig) -> float | None:
     try:
         if trainer.is_global_zero:
             OmegaConf.save(OmegaConf.create(plain), folder / "config.yaml")
-        log.info("%s on %s: %s", plain["model"]["_target_"].split(".")[-1], cfg.data.name, _size(data))
+            log.info("%s on %s: %s", plain["model"]["_target_"].split(".")[-1], cfg.data.name, _size(data))
         start = time.perf_counter()
         # weights_only: a checkpoint of ours holds nothing but plain values and tensors
         trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
@@ -79,9 +81,15 @@ def _folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def _check(plain: dict[str, Any], folder: Path) -> None:
+def _check(plain: dict[str, Any]) -> None:
     """Everything that can be refused before a cell is read."""
+    known = [f.name for f in fields(Config)]
+    for key in plain:
+        if key not in known:
+            raise UserError(f"{key}: no such config key{nearest(key, known)}; python train.py --cfg job lists them")
+    check_calls(plain["trainer"], "trainer")
     check_calls({key: value for key, value in plain.items() if key != "data"})
+    check_calls({"_target_": "stormcell.data.simulate.simulate", **plain["data"]["simulate"]}, "data.simulate")
     devices, nodes = plain["trainer"].get("devices", 1), plain["trainer"].get("num_nodes", 1)
     hydra = HydraConfig.get()
     local = "basic_launcher" in hydra.launcher._target_ or "joblib" in hydra.launcher._target_
@@ -93,16 +101,6 @@ def _check(plain: dict[str, Any], folder: Path) -> None:
     fixed = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
     if "TORCHELASTIC_RUN_ID" in os.environ and not fixed:
         raise UserError("under torchrun every process makes its own folder: give one with hydra.run.dir=FOLDER")
-    if plain["ckpt"] is None and (folder / "checkpoints" / "last.ckpt").exists() and not _spawned():
-        raise UserError(
-            f"{folder} holds a run already: go on with it by ckpt={folder}/checkpoints/last.ckpt, or give another "
-            "hydra.run.dir"
-        )
-
-
-def _spawned() -> bool:
-    """A further process that Lightning or torchrun started beside the first."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def _quiet() -> None:
@@ -111,7 +109,13 @@ def _quiet() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # Batches come from memory in one call: workers would make them slower (README, "How it is built").
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*srun.*")
+    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*srun.*"):
+        warnings.filterwarnings("ignore", message=message)
+    # A resumed run: the stream of batches finds its place by the step, and the folder is meant to be its own.
+    for message in (".*dataloader is not resumable.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message=message)
+    # What is logged on validation cells is a sum over all processes already.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 
 
 def _data_module(cfg: DictConfig) -> pl.LightningDataModule:

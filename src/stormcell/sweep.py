@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 
 class Summary(Callback):
-    """Written when the sweep ends; a job without metrics.json stands as failed."""
+    """Written after every job: with a failed job Hydra leaves the sweep before it calls on_multirun_end."""
+
+    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            write_summary(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        rows = [_row(job) for job in sorted(folder.glob("**/.hydra"), key=_number)]
-        if not rows:
-            return
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        path = folder / "summary.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"{len(rows)} jobs summarised in {path}")
+        jobs = write_summary(Path(config.hydra.sweep.dir))
+        print(f"{jobs} jobs summarised in {Path(config.hydra.sweep.dir) / 'summary.csv'}")
+
+
+def write_summary(folder: Path) -> int:
+    """summary.csv of the jobs below a sweep's folder; one without metrics.json has failed. Returns their number."""
+    rows = [_row(job) for job in sorted(folder.glob("**/.hydra"), key=_number)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    part = folder / f"summary.csv.{os.getpid()}.part"  # the jobs of a parallel launcher end in processes of their own
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(folder / "summary.csv")
+    return len(rows)
 
 
 def _number(job: Path) -> tuple[int, str]:
@@ -36,7 +46,10 @@ def _number(job: Path) -> tuple[int, str]:
 def _row(job: Path) -> dict[str, Any]:
     folder = job.parent
     overrides = OmegaConf.to_object(OmegaConf.load(job / "overrides.yaml"))
-    row: dict[str, Any] = {"job": folder.name, **dict(item.lstrip("+").split("=", 1) for item in overrides)}
+    row: dict[str, Any] = {"job": folder.name}
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")  # no value: ~key takes a key out
+        row[key] = value
     metrics = folder / "metrics.json"
     row["status"] = "finished" if metrics.is_file() else "failed"
     if metrics.is_file():

@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError, nearest
 from stormcell.data.h5ad import Table, read_table
-from stormcell.data.spec import TARGET_SUM
+from stormcell.data.recover import recover_counts
 
 
 @dataclass
@@ -63,7 +63,9 @@ def read(config: DataConfig) -> Cells:
         _recover(cells)
     _copy_columns(cells, table, config)
     _library(cells, table, config)
-    keep = _filter(table, config) & _labelled(cells) & _quality(cells, config)
+    keep = _filter(table, config)
+    keep &= _labelled(cells, keep, table, config)
+    keep &= _quality(cells, keep, config)
     if not keep.all():
         cells = cells.take(keep)
     if len(cells) == 0:
@@ -85,7 +87,7 @@ def _source(config: DataConfig) -> Table:
         made = simulate(**config.simulate)
         digest = hashlib.sha256(made.counts.data.tobytes() + made.counts.indices.tobytes()).hexdigest()
         matrix = csr_matrix(made.counts, dtype=np.float32)
-        return Table(matrix, made.obs, made.genes, "synthetic cells", digest, made.truth)
+        return Table(matrix, made.obs, made.genes, "synthetic cells", digest, {**made.truth, "genes": made.genes})
     if config.source == "catalog":
         from stormcell.data.catalog import fetch
 
@@ -97,15 +99,15 @@ def _source(config: DataConfig) -> Table:
     raise UserError("data.path is missing: data.path=FILE.h5ad says which cells to read")
 
 
-def locate(path: str) -> Path:
-    """The file: as given, else below $STORMCELL_DATA."""
+def locate(path: str, key: str = "data.path", like: str = "*.h5ad") -> Path:
+    """The file that a config key names: as given, else below $STORMCELL_DATA."""
     folders = [Path(), *([Path(os.environ["STORMCELL_DATA"])] if os.environ.get("STORMCELL_DATA") else [])]
     for folder in folders:
         if (folder / path).is_file():
             return folder / path
-    present = [file.name for folder in folders for file in folder.glob("*.h5ad")]
+    present = [file.name for folder in folders for file in folder.glob(like)]
     where = " and ".join(str(folder.resolve()) for folder in folders)
-    raise UserError(f"data.path={path}: no such file in {where}{nearest(path, present)}")
+    raise UserError(f"{key}={path}: no such file in {where}{nearest(path, present)}")
 
 
 # ---- values
@@ -116,8 +118,8 @@ def _check_genes(table: Table) -> None:
     if names.has_duplicates:
         twice = names[names.duplicated()].unique()
         raise UserError(
-            f"{table.origin}: {len(twice)} gene names stand more than once in var ({', '.join(twice[:3])}, …); make them "
-            "unique first, e.g. adata.var_names_make_unique()"
+            f"{table.origin}: {len(twice)} gene names stand more than once in var ({', '.join(twice[:3])}, …); make "
+            "them unique first, e.g. adata.var_names_make_unique()"
         )
 
 
@@ -157,41 +159,10 @@ def _advice(table: Table) -> str:
 
 
 def _recover(cells: Cells) -> None:
-    """Integer counts from log1p(counts / library · 1e4), exactly or not at all.
-
-    Per cell the smallest positive expm1 is m counts (m = 1 nearly always), every other an integer multiple of
-    that unit, and 1e4 / unit is the integer library size. Refused where recomputing does not give the file back.
-    """
     if cells.scale != "log1p":
         raise UserError("data.recover_counts=true needs data.scale=log1p")
-    X = cells.X
-    filled = np.diff(X.indptr) > 0
-    rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    share = np.expm1(X.data.astype(np.float64))  # counts / library · 1e4
-    smallest = np.ones(X.shape[0])
-    smallest[filled] = np.minimum.reduceat(share, X.indptr[:-1][filled])
-    # A step of float32 at log1p 7 is 2.4e-7, which moves share by as much relative to itself.
-    counts, library = np.zeros_like(share), np.zeros(X.shape[0])
-    todo = filled.copy()
-    for multiple in range(1, 7):
-        ratio = share / smallest[rows] * multiple
-        whole = np.rint(ratio)
-        total = np.bincount(rows, whole, X.shape[0]) / np.maximum(np.bincount(rows, share, X.shape[0]), 1e-300)
-        total = np.rint(total * TARGET_SUM)
-        back = np.log1p(whole / np.maximum(total[rows], 1) * TARGET_SUM)
-        off = np.abs(back - X.data) > 4 * np.spacing(np.maximum(X.data, 1).astype(np.float32))
-        good = todo & (np.bincount(rows, off, X.shape[0]) == 0)
-        counts[good[rows]] = whole[good[rows]]
-        library[good] = total[good]
-        todo &= ~good
-    if todo.any():
-        raise UserError(
-            f"{cells.origin}: data.recover_counts=true, but {int(todo.sum())} of {len(cells)} cells are not "
-            "log1p(counts / library · 1e4) of integers, so counts cannot be recovered exactly; leave it false"
-        )
-    cells.X = csr_matrix((counts.astype(np.float32), X.indices, X.indptr), X.shape)
+    cells.X, cells.obs["library"] = recover_counts(cells.X, cells.origin)
     cells.scale = "counts"
-    cells.obs["library"] = library
     cells.notes.append("integer counts and library sizes recovered exactly from log1p values")
 
 
@@ -218,9 +189,14 @@ def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
         key = _pick(getattr(config, f"{name}_key"), columns, f"data.{name}_key", table.origin)
         if key is not None:
             column = table.obs[key]
-            cells.obs[name] = column.to_numpy(float) if name == "pseudotime" else column.astype(str).to_numpy()
+            cells.obs[name] = _numbers(column, table.origin) if name == "pseudotime" else column.astype(str).to_numpy()
     for covariate in config.covariate_keys:
         key = _pick(covariate, columns, "data.covariate_keys", table.origin)
+        if key in _OURS:
+            raise UserError(
+                f"{table.origin}: data.covariate_keys: {key!r} is the name of a column that is made here; rename it in "
+                "the file"
+            )
         cells.obs[key] = table.obs[key].astype(str).to_numpy()
     key = _pick(config.perturbation_key, columns, "data.perturbation_key", table.origin)
     if key is not None:
@@ -229,17 +205,30 @@ def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
         cells.obs["is_control"] = (cells.obs["condition"] == cells.control).to_numpy()
 
 
+_OURS = ("condition", "is_control", "library")
+
+
+def _numbers(column: pd.Series, origin: str) -> np.ndarray:
+    values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(float)
+    wrong = column[np.isnan(values) & column.notna().to_numpy()]
+    if len(wrong):
+        raise UserError(
+            f"{origin}: obs column {column.name!r} (data.pseudotime_key) holds {wrong.iloc[0]!r}, not numbers"
+        )
+    return values
+
+
 def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
-    """Labels → targets sorted and joined by "+"; parts that say control are dropped (A+ctrl is A)."""
+    """Labels → targets sorted and joined by "+", without parts that say control (A+ctrl is A); empty ones → None."""
     separators = [config.separator] if isinstance(config.separator, str) else list(config.separator)
     codes, names = pd.factorize(labels)
     separator = next((s for s in separators if any(s in str(n) for n in names if n != config.control)), separators[0])
 
-    def one(label: str) -> str:
+    def one(label: str) -> str | None:
         if label == config.control:
             return label
-        targets = {part.strip() for part in str(label).split(separator)} - {config.control, ""}
-        return "+".join(sorted(targets)) or config.control
+        targets = {part.strip() for part in str(label).split(separator)} - {""}
+        return "+".join(sorted(targets - {config.control})) or (config.control if targets else None)
 
     return np.array([*(one(name) for name in names), None], dtype=object)[codes]
 
@@ -259,8 +248,8 @@ def _library(cells: Cells, table: Table, config: DataConfig) -> None:
     wrong = ~(cells.obs["library"].to_numpy() >= inside)
     if wrong.any():
         raise UserError(
-            f"{table.origin}: {int(wrong.sum())} cells have a library size ({key}, data.library_key) that is missing or "
-            "smaller than the counts in the file; it must count every gene of the cell"
+            f"{table.origin}: {int(wrong.sum())} cells have a library size ({key}, data.library_key) that is missing "
+            "or smaller than the counts in the file; it must count every gene of the cell"
         )
 
 
@@ -280,18 +269,21 @@ def _filter(table: Table, config: DataConfig) -> np.ndarray:
     return column.to_numpy(bool)
 
 
-def _labelled(cells: Cells) -> np.ndarray:
+def _labelled(cells: Cells, keep: np.ndarray, table: Table, config: DataConfig) -> np.ndarray:
     if "condition" not in cells.obs:
         return np.ones(len(cells), bool)
     known = cells.obs["condition"].notna().to_numpy()
-    if not known.all():
-        cells.notes.append(f"{int((~known).sum())} cells without a perturbation label dropped")
+    if keep.any() and not (keep & known).any():
+        key = _pick(config.perturbation_key, list(map(str, table.obs.columns)), "", table.origin)
+        raise UserError(f"{table.origin}: no cell has a label in obs column {key!r} (data.perturbation_key)")
+    if dropped := int((keep & ~known).sum()):
+        cells.notes.append(f"{dropped} cells without a perturbation label dropped")
     return known
 
 
-def _quality(cells: Cells, config: DataConfig) -> np.ndarray:
+def _quality(cells: Cells, keep: np.ndarray, config: DataConfig) -> np.ndarray:
     """Cells that pass data.qc; each rule says how many it dropped. Genes are filtered on the training cells later."""
-    keep, rules = np.ones(len(cells), bool), config.qc
+    keep, rules = keep.copy(), config.qc
     total = np.asarray(cells.X.sum(1)).ravel()
     checks = []
     if cells.scale == "counts":

@@ -59,6 +59,8 @@ class ControlPerturbedDataModule(pl.LightningDataModule):
         """Read, split, select genes and fit the Spec, once."""
         if self.cells is not None:
             return
+        if self.batch_size < 1:
+            raise UserError(f"datamodule.batch_size={self.batch_size}: at least one cell is needed")
         cells = _by_name(read(self.config))
         self.split = self.split_rule(cells, self.seed)
         train = self.split.mask("train")

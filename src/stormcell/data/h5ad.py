@@ -104,14 +104,13 @@ def _layers(file) -> list[str]:
 
 def _layer(config: DataConfig, layers: list[str], origin: Any) -> str:
     """data.layer; null is layers['counts'] for counts where it exists, else X."""
-    if config.layer is None:
-        return "layers/counts" if config.scale == "counts" and "layers/counts" in layers else "X"
-    for name in (config.layer, f"layers/{config.layer}"):
+    wanted = config.layer
+    if wanted is None:
+        wanted = "layers/counts" if config.scale == "counts" and "layers/counts" in layers else "X"
+    for name in (wanted, f"layers/{wanted}"):
         if name in layers:
             return name
-    raise UserError(
-        f"{origin}: no layer {config.layer!r} (data.layer){nearest(config.layer, layers)}; it has {', '.join(layers)}"
-    )
+    raise UserError(f"{origin}: no layer {wanted!r} (data.layer){nearest(wanted, layers)}; it has {', '.join(layers)}")
 
 
 def _to_csr(element) -> csr_matrix:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -57,6 +56,10 @@ class Rest:
     controls_for_truth: float = 0.5  # share of the controls, within each batch
     min_cells: int = 10
     drop_small: bool = False  # leave perturbations below min_cells out instead of stopping
+
+    def __post_init__(self) -> None:
+        for name in ("test_cells", "validation", "controls_for_truth"):
+            _check_share(getattr(self, name), f"split.{name}")
 
 
 def held_out_cells(cells: Cells, seed: int, **rest) -> Split:
@@ -107,6 +110,7 @@ def held_out_combinations(
 
 def held_out_covariate(cells: Cells, seed: int, key: str, value: str, **rest) -> Split:
     """Test on a cell type or donor that is never seen perturbed; its controls are split between methods and truth."""
+    _conditions(cells)
     if key not in cells.obs:
         raise UserError(
             f"{cells.origin}: no column {key!r} (split.key){nearest(key, cells.obs.columns)}; set data.cell_type_key, "
@@ -121,14 +125,19 @@ def held_out_covariate(cells: Cells, seed: int, key: str, value: str, **rest) ->
         raise UserError(f"{cells.origin}: {key}={value} has no control cells to start from; choose another split.value")
     conditions = sorted(cells.obs["condition"][held].unique())
     groups = dict.fromkeys(conditions, f"{COVARIATE} {key}={value}")
-    return _divide(cells, seed, groups, Rest(**rest), held_cells=held, context_key=key)
+    split = _divide(cells, seed, groups, Rest(**rest), held_cells=held, context_key=key)
+    for part in ("train",) if split.shared else ("train", "truth"):
+        if not (inside & split.mask(part)).any():
+            raise UserError(
+                f"{cells.origin}: {key}={value} has {int((inside & ~held).sum())} control cells, too few for both the "
+                "methods and the truth; set split.controls_for_truth=0 to share them, or choose another split.value"
+            )
+    return split
 
 
 def from_file(cells: Cells, seed: int, path: str, **rest) -> Split:
     """A table with a column `part` and a column `cell` or `condition`; conditions of part `test` are held out whole."""
-    from stormcell.data.cells import locate
-
-    table = pd.read_csv(locate(path), dtype=str)
+    table, conditions = _table(path), _conditions(cells)
     key = next((column for column in ("cell", "condition") if column in table), None)
     if key is None or "part" not in table:
         raise UserError(
@@ -138,18 +147,37 @@ def from_file(cells: Cells, seed: int, path: str, **rest) -> Split:
     if wrong:
         raise UserError(f"{path}: part {wrong[0]!r}{nearest(wrong[0], PARTS)}; parts are {', '.join(PARTS)}")
     if key == "condition":
-        conditions = _conditions(cells)
         names = ["+".join(sorted(name.split("+"))) for name in table["condition"][table["part"] == "test"]]
         held = {_known(name, conditions, f"{path}, split.path"): UNSEEN for name in names}
         return _divide(cells, seed, _by_singles(held, conditions), Rest(**rest))
-    part = table.drop_duplicates("cell").set_index("cell")["part"].reindex(cells.obs.index)
-    if part.isna().any():
-        raise UserError(f"{path}: {int(part.isna().sum())} cells of the data have no row (split.path)")
+    part = _part_of_cells(table[["cell", "part"]].drop_duplicates(), cells, path)
     tested = sorted(cells.obs["condition"][(part == "test").to_numpy()].unique())
     trained = set(cells.obs["condition"][(part == "train").to_numpy()])
     groups = {c: SEEN if c in trained else UNSEEN for c in tested if c != cells.control}
     conditions = sorted(trained | set(tested))
     return _finish(cells, part.to_numpy(str), {**groups, **_by_singles(_only(groups, UNSEEN), conditions)}, None, [])
+
+
+def _table(path: str) -> pd.DataFrame:
+    from stormcell.data.cells import locate
+
+    try:
+        return pd.read_csv(locate(path, "split.path", "*.csv"), dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path}: not a table of comma-separated values (split.path)") from error
+
+
+def _part_of_cells(table: pd.DataFrame, cells: Cells, path: str) -> pd.Series:
+    if table["cell"].duplicated().any():
+        twice = table["cell"][table["cell"].duplicated()].iloc[0]
+        raise UserError(f"{path}: cell {twice!r} stands in two parts (split.path)")
+    part = table.set_index("cell")["part"].reindex(cells.obs.index)
+    if part.isna().any():
+        raise UserError(f"{path}: {int(part.isna().sum())} cells of the data have no row (split.path)")
+    wrong = (part == "truth").to_numpy() & ~cells.obs["is_control"].to_numpy()
+    if wrong.any():
+        raise UserError(f"{path}: {int(wrong.sum())} perturbed cells are of part truth, which is for control cells")
+    return part
 
 
 def judged_only(cells: Cells, seed: int, trained: Sequence[str], controls_for_truth: float) -> Split:
@@ -178,14 +206,17 @@ def _divide(
     context_key: str | None = None,
 ) -> Split:
     """Held-out conditions go to test whole; of the rest shares go to test, truth and validation."""
+    conditions = _conditions(cells)
     condition = cells.obs["condition"].to_numpy(str)
     batch = cells.obs["batch"].to_numpy(str) if "batch" in cells.obs else np.full(len(cells), "")
+    if context_key is not None:
+        batch = np.char.add(np.char.add(batch, "\0"), cells.obs[context_key].to_numpy(str))
     names = cells.obs.index.to_numpy(str)
     order = np.argsort(names, kind="stable")
     part = np.full(len(cells), "train", dtype="U10")
     notes: list[str] = []
     groups = dict(held)
-    for label in [cells.control, *_conditions(cells)]:
+    for label in [cells.control, *conditions]:
         rows = order[condition[order] == label]
         if held_cells is not None:
             part[rows[held_cells[rows]]] = "test"
@@ -201,7 +232,7 @@ def _divide(
 
 
 def _divide_controls(part, rows, batch, seed, rest: Rest, cells: Cells) -> None:
-    """Half of the controls of each batch are kept for the truth side only."""
+    """Half of the controls of each batch (and held-out covariate) are kept for the truth side only."""
     for name in np.unique(batch[rows]):
         mine = _shuffled(rows[batch[rows] == name], seed, cells.control, name)
         n_truth = round(rest.controls_for_truth * len(mine))
@@ -210,11 +241,6 @@ def _divide_controls(part, rows, batch, seed, rest: Rest, cells: Cells) -> None:
         # With shared controls every control is in training: the peers' set-up.
         n_validation = round(rest.validation * len(left)) if rest.controls_for_truth > 0 else 0
         part[left[:n_validation]] = "validation"
-    if (part[rows] == "train").sum() < 2:
-        raise UserError(
-            f"{cells.origin}: {len(rows)} control cells ({cells.control!r}) are too few for "
-            f"split.controls_for_truth={rest.controls_for_truth:g}; set it to 0 to share the controls"
-        )
 
 
 def _divide_condition(part, rows, label, seed, rest: Rest, cells, groups, notes, whole: bool) -> None:
@@ -230,7 +256,9 @@ def _divide_condition(part, rows, label, seed, rest: Rest, cells, groups, notes,
     rows = _shuffled(rows, seed, label, "")
     n_test = 0 if whole else round(rest.test_cells * len(rows))
     part[rows[:n_test]] = "test"
-    n_validation = max(round(rest.validation * (len(rows) - n_test)), 1 if rest.validation else 0)
+    # Two at the least, since one cell has no distribution to be compared with; one must be left to train on.
+    n_validation = max(round(rest.validation * (len(rows) - n_test)), 2 if rest.validation else 0)
+    n_validation = min(n_validation, len(rows) - n_test - 1)
     part[rows[n_test : n_test + n_validation]] = "validation"
     if n_test:
         groups[label] = SEEN
@@ -243,9 +271,13 @@ def _finish(cells: Cells, part, groups: dict[str, str], context_key: str | None,
     )
     table = table.sort_values(["condition", "covariate", "part", "cell"], kind="stable").reset_index(drop=True)
     perturbed = ~cells.obs["is_control"].to_numpy()
-    for name in ("train", "test"):
-        if not ((part == name) & (perturbed | (name == "train"))).any():
-            raise UserError(f"{cells.origin}: the split leaves no perturbed cell for {name}; see split.* in --cfg job")
+    if ((part == "train") & ~perturbed).sum() < 2:
+        raise UserError(
+            f"{cells.origin}: of {int((~perturbed).sum())} control cells ({cells.control!r}) fewer than two are left "
+            "for training; split.controls_for_truth=0 shares them all"
+        )
+    if not ((part == "test") & perturbed).any():
+        raise UserError(f"{cells.origin}: the split leaves no perturbed cell for the test; see split.* in --cfg job")
     return Split(part, groups, context_key, table, notes)
 
 
@@ -268,10 +300,14 @@ def _shuffled(rows: np.ndarray, seed: int, label: str, batch: str) -> np.ndarray
     return rows[np.random.default_rng([seed, int.from_bytes(key, "little")]).permutation(len(rows))]
 
 
+def _check_share(share: float, key: str) -> None:
+    if not 0 <= share <= 1:
+        raise UserError(f"{key}={share:g}: a share between 0 and 1 is needed")
+
+
 def _draw(names: list[str], share: float, seed: int, key: str) -> list[str]:
     """A share of sorted names."""
-    if not 0 <= share <= 1:
-        raise UserError(f"{key}={share:g}: a share between 0 and 1")
+    _check_share(share, key)
     chosen = _shuffled(np.arange(len(names)), seed, key, "")[: round(share * len(names))]
     return [names[i] for i in sorted(chosen)]
 

@@ -166,7 +166,7 @@ def _median(values: pd.Series) -> float:
 def verdict(
     per_query: pd.DataFrame, reliability: pd.DataFrame, models: list[str], baselines: list[str], seed: int
 ) -> list[str]:
-    """One sentence per group: the best baseline, and whether each model beats it, is level or is behind.
+    """A few sentences per group: the best baseline, and whether each model beats it, is level or is behind.
 
     Compared are shift correlation and energy distance, by the difference of the medians over the same queries: a
     model beats only where the 95 % paired bootstrap interval excludes 0. Candidates are the baselines with a value for
@@ -192,7 +192,8 @@ def verdict(
                 parts.append("fewer than 6 queries can agree by chance, so this is a hint and no proof")
         if cells["shared"].any():
             parts.append("shift r is against shared controls here, which flatters every method")
-        sentences.append(f"{group} (n = {len(cells)}): {'; '.join(parts)}.")
+        parts[1:] = [part[0].upper() + part[1:] for part in parts[1:]]
+        sentences.append(f"{group} (n = {len(cells)}): {'. '.join(parts)}.")
     return sentences
 
 
@@ -207,7 +208,7 @@ def _compare(rows: pd.DataFrame, name: str, models: list[str], baselines: list[s
     pick = max if metric.direction == "higher" else min
     best = pick(able, key=lambda baseline: table[baseline].median())
     standings = [_standing(table[model], table[best], metric, seed) for model in models]
-    return f"on {metric.label} the best baseline is {best} ({table[best].median():.3f}), {', '.join(standings)}"
+    return f"on {metric.label} the best baseline is {best} ({table[best].median():.3f}): {'; '.join(standings)}"
 
 
 def _standing(model: pd.Series, best: pd.Series, metric: perturbation.Metric, seed: int) -> str:

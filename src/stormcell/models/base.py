@@ -40,6 +40,9 @@ class Model(pl.LightningModule):
         """Mean over the cells of the batch: `loss`, which is minimised, and every named part of it."""
         raise TypeError(f"{type(self).__name__} has no loss")
 
+    def initialise(self, data: Any) -> None:
+        """Start from what the training cells give in closed form; nothing by default."""
+
     def validation_scores(self) -> dict[str, float]:
         """Scores on validation cells beyond the loss; equal on every process."""
         return {}

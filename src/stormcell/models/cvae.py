@@ -28,8 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stormcell.analysis.effects import log_fold_changes, target_effects
 from stormcell.config import UserError
 from stormcell.data.control_perturbed import PerturbedCells
+from stormcell.data.csr import group_mean
 from stormcell.data.spec import TARGET_SUM, Spec
 from stormcell.evaluation.heldout import HeldOut, Method
 from stormcell.evaluation.perturbation import energy_distance, pearson
@@ -103,6 +105,8 @@ class CVAE(Model):
         The generation mode that is validated and shown first; the scoreboard has both.
     n_cells
         Cells generated per perturbation for the scoreboard.
+    effect_prior
+        Counts by which the starting log effects of a target are shrunk to zero (analysis/effects.py).
 
     Raises UserError where the likelihood does not fit the scale of the data.
     """
@@ -123,6 +127,7 @@ class CVAE(Model):
         sigma: Literal["gene", "shared"] = "gene",
         mode: Literal["A", "B"] = "A",
         n_cells: int = 1000,
+        effect_prior: float = 10.0,
     ) -> None:
         super().__init__(spec, optimizer, scheduler, seed)
         if likelihood == "auto":
@@ -133,6 +138,7 @@ class CVAE(Model):
                 "model.likelihood=gaussian, or data.recover_counts=true for log1p values that hold integer counts"
             )
         self.likelihood, self.mode, self.n_cells, self.free_bits = likelihood, mode, n_cells, free_bits
+        self.effect_prior = effect_prior
         self.beta = Beta(**(beta or {}))
         # A Gaussian reads expression, so its level is the mean expression; the pooled log rate stands for counts.
         self.network = Network(spec, latent, hidden)
@@ -144,6 +150,29 @@ class CVAE(Model):
             start = torch.tensor(spec.gene_sd).clamp(min=1e-2).log()
         # log σ of a Gaussian; log θ, the inverse dispersion, of a negative binomial
         self.log_scale = nn.Parameter(start.mean() if sigma == "shared" and likelihood == "gaussian" else start)
+
+    @torch.no_grad()
+    def initialise(self, data: ControlPerturbedDataModule) -> None:
+        """The linear path starts at the closed-form effects: gradient steps then need not carry rare genes for nats."""
+        spec, rows = self.spec, data.rows["train"]
+        condition = data.cells.obs["condition"].to_numpy(str)[rows]
+        names, codes = np.unique(condition, return_inverse=True)
+        n_cells = np.bincount(codes).astype(float)
+        perturbed = names != spec.control
+        if self.likelihood == "gaussian":
+            means = group_mean(data.expression[rows], codes, len(names))
+            change = means - means[~perturbed]
+        else:
+            counts = group_mean(data.cells.X[rows], codes, len(names)) * n_cells[:, None]
+            exposure = np.bincount(codes, data.cells.obs["library"].to_numpy()[rows])
+            # Half a count for genes that no training control shows.
+            rate = (counts[~perturbed][0] + 0.5) / exposure[~perturbed]
+            change = log_fold_changes(counts, exposure, rate, self.effect_prior)
+        hot = spec.multi_hot(list(names[perturbed]))
+        effects = target_effects(change[perturbed], hot, n_cells[perturbed])
+        self.network.effects.weight[:, : spec.n_targets] = torch.from_numpy(effects.T)
+        if self.likelihood != "gaussian":
+            self.network.level.copy_(torch.from_numpy(np.log(rate)))
 
     # ---- loss
 
@@ -242,7 +271,7 @@ class CVAE(Model):
         view = data.validation_view
         correlation, distance = [], []
         for i, (condition, mean, coordinates) in enumerate(view.conditions):
-            source = self.sources(data, "all", 200, i)
+            source = self.sources(data, "all", 500, i)
             cells = self.generate(condition, source, self.mode, i)
             correlation.append(pearson(cells.mean(0, dtype=np.float64) - view.control_mean, mean - view.control_mean))
             distance.append(energy_distance(data.reference.project(cells), coordinates))

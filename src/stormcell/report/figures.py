@@ -146,7 +146,7 @@ def loss_curves(history: pd.DataFrame, objective: str = "val/score", mode: str =
         best = history.loc[best, ["step", objective]]
         finding = f"{objective} is best, {number(best[objective])}, at step {best['step']:,.0f}"
     detail = (
-        f"{history['step'].max():,.0f} optimizer steps; titles: from the first value to the best step."
+        f"Logged up to step {history['step'].max():,.0f}; titles: from the first value to the best step."
         if logged
         else "Nothing was logged."
     )

@@ -45,7 +45,9 @@ def write_judgement(
         "model_against_baseline": figures.model_against_baseline(judgement),
     }
     if history.is_file():
-        drawn["loss"] = figures.loss_curves(pd.read_csv(history))
+        drawn["loss"] = figures.loss_curves(
+            pd.read_csv(history), record["config"]["objective"], record["config"]["objective_mode"]
+        )
     paths = figures.save(drawn, folder / "figures")
     metrics = {
         "test": flat(judgement, judgement.methods),
@@ -66,6 +68,7 @@ def write_judgement(
         command(),
         timing,
         folder / "report.html",
+        evaluate,
     )
     tables.print_scoreboard(judgement)
     print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {evaluate}", flush=True)

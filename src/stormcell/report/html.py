@@ -69,7 +69,7 @@ def plain(value) -> str:
     if isinstance(value, (int, np.integer)):
         return f"{value:,}"
     if isinstance(value, (float, np.floating)):
-        return number(value)
+        return f"{value:,.0f}" if abs(value) >= 1000 else number(value)
     return "none" if value is None else str(value)
 
 

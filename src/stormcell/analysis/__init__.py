@@ -1,0 +1,1 @@
+"""What is computed from data or a trained model without training."""
