@@ -88,6 +88,16 @@ def reference(base: Any) -> tuple[Path, Ended]:
     return _MADE["reference"]
 
 
+def short(base: Any) -> Path:
+    """The folder of one short run with seed 1, made once per test process."""
+    if "short" not in _MADE:
+        folder = base.mktemp("short") / "run"
+        done = inside("train.py", *SHORT, f"hydra.run.dir={folder}", cwd=base.mktemp("elsewhere"))
+        assert done.code == 0, done.err
+        _MADE["short"] = folder
+    return _MADE["short"]
+
+
 def sweep(base: Any) -> Path:
     """The folder of a sweep over two seeds that logs to W&B offline, made once per test process."""
     if "sweep" not in _MADE:

@@ -57,9 +57,10 @@ def discard(folder: Path) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     if all(file.parent.name == ".hydra" or file.suffix == ".log" for file in files):
         shutil.rmtree(folder, ignore_errors=True)
-        for parent in list(folder.parents)[:2]:
-            if parent.is_dir() and not any(parent.iterdir()) and parent != Path.cwd():
-                parent.rmdir()
+        for parent in list(folder.parents)[:3]:  # outputs/<model>/<data>
+            if parent == Path.cwd() or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 def resumed(arguments: list[str]) -> list[str]:

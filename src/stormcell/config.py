@@ -50,8 +50,9 @@ class DataConfig:
     dataset: str | None = None  # entry of the catalogue, or function of scanpy.datasets
     path: str | None = None  # an .h5ad file, in the working folder or in $STORMCELL_DATA
     perturbation_key: Any = "perturbation"
-    control: str = "control"
+    control: Any = "control"  # label of the control cells, or a list of labels; the first names them all
     separator: Any = "+"
+    label_pattern: str | None = None  # regular expression whose first group is the target: guide labels, '(.+)g\\d+'
     batch_key: Any = None
     cell_type_key: Any = None
     cluster_key: Any = None
@@ -91,8 +92,9 @@ class OtherCells:
 
     path: str | None = None
     perturbation_key: Any = None
-    control: str | None = None
+    control: Any = None
     separator: Any = None
+    label_pattern: str | None = None
     batch_key: Any = None
     cell_type_key: Any = None
     covariate_keys: list[str] | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def read(config: DataConfig) -> Cells:
     _check_values(table, config)
     notes = list(table.notes)
     cells = Cells(
-        table.X, config.scale, pd.DataFrame(index=table.obs.index), table.genes, config.control, table.origin,
+        table.X, config.scale, pd.DataFrame(index=table.obs.index), table.genes, control_labels(config)[0], table.origin,
         table.fingerprint, table.truth, notes,
     )  # fmt: skip
     if config.recover_counts:
@@ -218,17 +219,31 @@ def _numbers(column: pd.Series, origin: str) -> np.ndarray:
     return values
 
 
+def control_labels(config: DataConfig) -> list[str]:
+    """data.control as a list; the first label names all control cells."""
+    return [config.control] if isinstance(config.control, str) else [str(label) for label in config.control]
+
+
 def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
     """Labels → targets sorted and joined by "+", without parts that say control (A+ctrl is A); empty ones → None."""
     separators = [config.separator] if isinstance(config.separator, str) else list(config.separator)
+    controls = control_labels(config)
     codes, names = pd.factorize(labels)
-    separator = next((s for s in separators if any(s in str(n) for n in names if n != config.control)), separators[0])
+    separator = next((s for s in separators if any(s in str(n) for n in names if n not in controls)), separators[0])
+    try:
+        pattern = re.compile(config.label_pattern) if config.label_pattern else None
+    except re.error as error:
+        raise UserError(f"data.label_pattern={config.label_pattern!r}: not a regular expression ({error})") from error
+
+    def target(part: str) -> str:
+        found = pattern.fullmatch(part) if pattern else None
+        return found[1] if found and pattern.groups else part
 
     def one(label: str) -> str | None:
-        if label == config.control:
-            return label
-        targets = {part.strip() for part in str(label).split(separator)} - {""}
-        return "+".join(sorted(targets - {config.control})) or (config.control if targets else None)
+        if label in controls:
+            return controls[0]
+        targets = {target(part.strip()) for part in str(label).split(separator)} - {""}
+        return "+".join(sorted(targets - set(controls))) or (controls[0] if targets else None)
 
     return np.array([*(one(name) for name in names), None], dtype=object)[codes]
 
@@ -317,7 +332,7 @@ def _check_conditions(cells: Cells, table: Table, config: DataConfig) -> None:
     if not cells.obs["is_control"].any():
         present = labels.value_counts().index[:10]
         raise UserError(
-            f"{table.origin}: no cell is labelled {config.control!r} (data.control) in obs column "
-            f"{config.perturbation_key!r}{nearest(config.control, labels.unique())}; labels: {', '.join(present)}"
+            f"{table.origin}: no cell is labelled {cells.control!r} (data.control) in obs column "
+            f"{config.perturbation_key!r}{nearest(cells.control, labels.unique())}; labels: {', '.join(present)}"
             + (", …" if labels.nunique() > 10 else "")
         )

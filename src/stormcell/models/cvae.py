@@ -282,7 +282,8 @@ class CVAE(Model):
     def notes(self, data: ControlPerturbedDataModule) -> list[str]:
         """Posterior collapse, told with what to do: active units are dimensions with Var_x[μ(x)] > 0.01."""
         means, kls = [], []
-        for batch in data.chunks("validation"):
+        # Of the cells of another file none are for validation.
+        for batch in data.chunks("validation" if len(data.rows["validation"]) else "test"):
             condition = torch.cat([batch.condition, batch.covariates], -1).to(self.device)
             mean, log_var = self.network.encode(batch.x.to(self.device), condition)
             means.append(mean.cpu())
