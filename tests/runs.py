@@ -15,7 +15,10 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 # A run of seconds. 65 validation cells: an odd number, which two processes cannot share evenly.
-CELLS = ("data.simulate.n_cells=1200", "data.simulate.n_genes=200", "datamodule.batch_size=64", "model.n_cells=100")
+CELLS = (
+    "data.simulate.n_cells=1200", "data.simulate.n_genes=200", "data.simulate.n_singles=6", "data.simulate.n_pairs=3",
+    "data.simulate.n_interacting=1", "datamodule.batch_size=64", "model.n_cells=100",
+)  # fmt: skip
 SHORT = (*CELLS, "trainer.max_steps=60", "trainer.val_check_interval=20", "trainer.log_every_n_steps=10")
 # Long enough to be killed on the way; patience, so that it always has the same length.
 LONG = (*SHORT, "trainer.max_steps=400", "callbacks.early_stopping.patience=99")

@@ -107,7 +107,10 @@ def test_the_budget_can_be_raised_when_a_run_goes_on(begun_again, tmp_path):
     before = (begun_again / "history.csv").read_text().splitlines()
     done = runs.inside("train.py", f"ckpt={last}", "trainer.max_steps=80", cwd=tmp_path)
     assert done.code == 0, done.err
-    assert torch.load(last, weights_only=True)["global_step"] == 80
+    content = torch.load(last, weights_only=True)
+    assert content["global_step"] == 80
+    # The cosine had come down to its end; it must not swing up again.
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-5, rel=0.01)
     after = (begun_again / "history.csv").read_text().splitlines()
     assert after[: len(before)] == before
     assert [int(row.split(",")[0]) for row in after[len(before) :]] == [69, 79]

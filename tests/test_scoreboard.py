@@ -125,7 +125,7 @@ def test_verdict_in_a_world_with_signal(planted):
     *_, per_query, reliability = planted
     (sentence,) = scoreboard.verdict(per_query, reliability, ["oracle", "shuffled"], BASELINES, seed=0)
     assert sentence.startswith(f"{GROUP} (n = 8): the real cells reproduce their own shift with split-half r = 0.")
-    assert "on shift r the best baseline is additive (0." in sentence
+    assert "On shift r the best baseline is additive (0." in sentence
     assert sentence.count("oracle beats it (") == 2
     assert sentence.count("shuffled is behind (") == 2
     assert "flatters" not in sentence
@@ -135,7 +135,7 @@ def test_verdict_in_a_world_with_signal(planted):
     assert sentence.count("additive is level (") == 2
 
 
-@pytest.mark.parametrize(("n", "words"), [(2, "so small an n cannot tell"), (5, "a hint and no proof")])
+@pytest.mark.parametrize(("n", "words"), [(2, "So small an n cannot tell"), (5, "a hint and no proof")])
 def test_verdict_on_few_queries_says_so(n, words):
     held_out, exact = world(effect=0.3, n_pairs=n)
     per_query, reliability = judged(held_out, Method("oracle", lambda i: exact[i]))
@@ -153,7 +153,7 @@ def test_verdict_names_no_baseline_that_answers_only_some_queries(planted):
     (sentence,) = scoreboard.verdict(per_query, reliability, ["half"], ["additive"], seed=0)
     assert "half has no value for 4 of 8 queries and is not compared" in sentence
     (sentence,) = scoreboard.verdict(per_query, reliability, ["oracle"], ["half"], seed=0)
-    assert "no baseline has a value of shift r for every query" in sentence
+    assert "No baseline has a value of shift r for every query" in sentence
 
 
 def test_verdict_when_there_are_too_few_cells_to_halve(planted):

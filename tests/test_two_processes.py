@@ -43,7 +43,7 @@ def test_weights_agree_after_three_epochs(one_and_two):
 
 
 def test_validation_is_exact_when_the_cells_cannot_be_shared_evenly(one_and_two):
-    """Every logged number of validation; a padded shard would count one cell twice, an even mean of two weigh it less."""
+    """Every logged number of validation; padding would count one cell twice."""
     split = pd.read_csv(one_and_two[0] / "tables" / "split.csv")
     assert (split["part"] == "validation").sum() % 2 == 1
     one, two = (pd.read_csv(folder / "history.csv") for folder in one_and_two)

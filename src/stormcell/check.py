@@ -107,7 +107,15 @@ def _fits(value: Any, hint: Any) -> bool:
 def _words(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(option) for option in typing.get_args(hint)))
+    if _listed(hint):
+        items = [_words(item).removeprefix("a ") for item in typing.get_args(hint) if item is not ...]
+        return f"a list, each item a {items[0]}" if items else "a list"
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word", type(None): "null"}
-    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-    known = [names[option] for option in options if option in names]
-    return " or ".join(known) if known else str(hint).replace("typing.", "")
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _listed(hint: Any) -> bool:
+    kind = typing.get_origin(hint) or hint
+    return inspect.isclass(kind) and issubclass(kind, Sequence) and not issubclass(kind, str)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -98,6 +98,10 @@ def check_free(arguments: list[str]) -> None:
 
 def _sentence(error: BaseException) -> str:
     """Hydra's and OmegaConf's refusals in one sentence, with the nearest right word."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as key=value; a value with special characters needs quotes: 'key=\"…\"'"
+        )
     text = " ".join(f"{error}\n{error.__cause__ or ''}".split())
     if found := re.search(r"Could not find '([^']+)' Available options in '([^']+)': (.+)", text):
         wrong, group, options = found[1].split("/")[-1], found[2], found[3].split(" Config search path")[0].split()

@@ -230,14 +230,11 @@ def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
     controls = control_labels(config)
     codes, names = pd.factorize(labels)
     separator = next((s for s in separators if any(s in str(n) for n in names if n not in controls)), separators[0])
-    try:
-        pattern = re.compile(config.label_pattern) if config.label_pattern else None
-    except re.error as error:
-        raise UserError(f"data.label_pattern={config.label_pattern!r}: not a regular expression ({error})") from error
+    pattern = _pattern(config.label_pattern)
 
     def target(part: str) -> str:
         found = pattern.fullmatch(part) if pattern else None
-        return found[1] if found and pattern.groups else part
+        return found[1] or part if found else part
 
     def one(label: str) -> str | None:
         if label in controls:
@@ -246,6 +243,18 @@ def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
         return "+".join(sorted(targets - set(controls))) or (controls[0] if targets else None)
 
     return np.array([*(one(name) for name in names), None], dtype=object)[codes]
+
+
+def _pattern(text: str | None) -> re.Pattern | None:
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UserError(f"data.label_pattern={text!r}: not a regular expression ({error})") from error
+    if pattern.groups == 0:
+        raise UserError(f"data.label_pattern={text!r}: no group in round brackets, which is to hold the target")
+    return pattern
 
 
 def _library(cells: Cells, table: Table, config: DataConfig) -> None:
@@ -331,8 +340,9 @@ def _check_conditions(cells: Cells, table: Table, config: DataConfig) -> None:
     labels = cells.obs["condition"]
     if not cells.obs["is_control"].any():
         present = labels.value_counts().index[:10]
+        key = _pick(config.perturbation_key, list(map(str, table.obs.columns)), "", table.origin)
         raise UserError(
             f"{table.origin}: no cell is labelled {cells.control!r} (data.control) in obs column "
-            f"{config.perturbation_key!r}{nearest(cells.control, labels.unique())}; labels: {', '.join(present)}"
+            f"{key!r}{nearest(cells.control, labels.unique())}; labels: {', '.join(present)}"
             + (", …" if labels.nunique() > 10 else "")
         )

@@ -105,4 +105,6 @@ def align_genes(cells: Cells, spec: Spec) -> Cells:
         )
     if cells.scale != spec.scale:
         raise UserError(f"{cells.origin}: data.scale={cells.scale}, but the model was trained on {spec.scale}")
-    return replace(cells, X=cells.X[:, place].tocsr(), genes=list(spec.genes))
+    X = cells.X[:, place].tocsr()
+    X.sort_indices()  # sums of float32 then run in the order of the spec, whatever the order of the file
+    return replace(cells, X=X, genes=list(spec.genes))

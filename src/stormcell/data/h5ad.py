@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +71,8 @@ def from_scanpy(config: DataConfig) -> Table:
     if load is None:
         raise UserError(f"data.dataset={config.dataset}: no such function in scanpy.datasets")
     try:
-        adata = load()
+        with _hushed():
+            adata = load()
     except OSError as error:
         raise UserError(
             f"data={config.name} needs scanpy.datasets.{config.dataset}(), which downloads and could not "
@@ -79,6 +84,20 @@ def from_scanpy(config: DataConfig) -> Table:
     matrix = csr_matrix(adata.layers[layer[7:]] if layer.startswith("layers/") else held.X, dtype=np.float32)
     digest = hashlib.sha256(matrix.data.tobytes() + matrix.indices.tobytes()).hexdigest()
     return _table(matrix, adata.obs, held.var, f"scanpy {config.dataset}", digest, layer, layers)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """AnnData's remarks on names and categories: a note of ours says what matters of them."""
+    anndata = logging.getLogger("anndata")
+    before = anndata.level
+    anndata.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        anndata.setLevel(before)
 
 
 _PLACE = {"raw": "raw/X"}

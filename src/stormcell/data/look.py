@@ -1,9 +1,6 @@
 """What is in an .h5ad file, in plain words, and what to type: python -m stormcell.data.look my.h5ad
 
-It reads and suggests only; training takes nothing from here but what the user then types.
-One layer is in memory at a time, of a large one some rows.
-
-Shapes: N cells, G genes, S rows looked at.
+It reads and suggests only: training knows nothing but what is then typed.
 """
 
 from __future__ import annotations
@@ -12,260 +9,242 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 
-from stormcell.config import DataConfig, UserError
-from stormcell.data.cells import _LARGEST_LOG1P, _canonical, locate
-from stormcell.data.h5ad import _PLACE, _first_line, _layers
-from stormcell.data.recover import recover_counts
+from stormcell.cli import fail
+from stormcell.config import UserError
+from stormcell.data.cells import locate
+from stormcell.data.contents import Conditions, Contents, columns, named, read_contents, totals
 
-# Names of obs columns by what they hold, the likeliest first; every name is compared without case.
-_COLUMNS = {
-    "perturbation": (r"^perturbations?$", r"^condition$", r"perturb|condition", r"target|knock", r"guide|grna",
-                     r"treat|stim|drug|compound|cytokine|ligand|genotype|^label$"),
-    "batch": (r"batch", r"gem.?group", r"replicate|^rep$", r"donor|patient|individual|mouse|^sample",
-              r"plate|lane|orig\.ident|channel"),
-    "cell_type": (r"^cell[_. ]?types?$", r"cell.?type|cell.?line|annotation"),
-    "cluster": (r"^clusters?$", r"leiden|louvain|cluster"),
-    "pseudotime": (r"pseudotime", r"latent.?time|palantir"),
-    "library": (r"^total[_. ]?(counts?|umis?)$", r"^n[_. ]?(counts?|umis?)(_rna)?$", r"^(umi|library|lib).?(counts?|size)$"),
-}  # fmt: skip
-_CONTROL = re.compile(
-    r"(sg)?((neg|negative)[ _-]?)?(control|ctrl|ctl)s?[ _-]?\d*|(sg)?ntc?[ _-]?g?\d*|(sg)?(non|safe)[ _-]?target.*|"
-    r"dmso.*|vehicle|mock|pbs|medium|untreated|un-?stimulated|unstim|unperturbed|unedited|resting|wt|wild[ _-]?type|"
-    r"scrambled?|aavs1|empty[ _-]?vector|no[ _-](perturbation|treatment|drug|stimulation|guide)",
-    re.IGNORECASE,
-)
-_SEPARATORS = "+_;:"
-_PARTIAL = re.compile(r"spliced|ambiguous")  # layers that hold a part of the counts
-_ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}")
-_NEEDS = {"cvae": "control", "contrastive": "control", "lgem": "control", "transition": "cluster", "bilinear": "cells"}
+# What values of a kind are, and the config keys that they need.
+_KINDS = {
+    "counts": "integers, so counts: data.scale=counts",
+    "exact": "log1p values: data.scale=log1p; the integer counts come back exactly with data.recover_counts=true",
+    "log1p": "log1p values: data.scale=log1p; integer counts do not come back from them",
+    "continuous": "negatives among them, so scaled values: data.scale=continuous",
+    "unlogged": "too large for log1p: take scanpy.pp.log1p, else only data.scale=continuous reads them",
+    "empty": "nothing to read",
+    "broken": "NaN or infinite values among them: no data.scale takes those, mend them first",
+}
+_SCALED = {"data.scale": "continuous", "data.genes.top": None}
+_KEYS = {
+    "exact": {"data.scale": "log1p", "data.recover_counts": True},
+    "log1p": {"data.scale": "log1p", "data.genes.flavor": "seurat"},
+    "continuous": _SCALED,
+    "unlogged": _SCALED,
+}
+_BOTH, _CLUSTERS, _CELLS = "control and perturbed cells", "an obs column of clusters", "cells of any kind"
+_NEEDS = {"cvae": _BOTH, "contrastive": _BOTH, "lgem": _BOTH, "transition": _CLUSTERS, "bilinear": _CELLS}  # by model
 _MODELS = Path(__file__).parents[3] / "conf" / "model"
-
-_MANY, _ROWS, _TRIED = 30_000_000, 2_000, 500  # stored values that are all read; else rows; rows of a recovery
+_ENSEMBL = r"ENS[A-Z]*G\d{11}"
+_KEYWORDS = ("null", "true", "false", "nan", "inf")  # of Hydra
 _BATCH, _MIN_CELLS = 256, 10  # datamodule.batch_size and split.min_cells as conf has them
 
 
-class Said(NamedTuple):
-    """One line of the answer, and the config keys that it adds to the command."""
+@dataclass
+class Answer:
+    """Lines that say what is in a file, and the overrides of the command."""
 
-    head: str
-    text: str
-    keys: dict[str, Any] | None = None
+    lines: list[tuple[str, str]] = field(default_factory=list)
+    keys: dict[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Layer:
-    """One matrix of the file; kind: counts, log1p, continuous, unlogged, empty or broken."""
-
-    name: str
-    form: str  # e.g. "CSR float32"
-    kind: str
-    low: float
-    high: float
-    step: int  # every step-th row was looked at
-    sums: np.ndarray  # S row sums
-    exact: bool  # log1p values that give integer counts back
+    def say(self, head: str, text: str, **keys: Any) -> None:
+        """A line, and keys of data.*."""
+        self.lines.append((head, text))
+        self.keys |= {f"data.{key}": value for key, value in keys.items()}
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What an obs column says as data.perturbation_key; the control is None where no label looks like one."""
-
-    key: str
-    control: str | None
-    alike: list[str]  # further labels that look like a control
-    separator: str | None  # joins targets that also occur alone
-    sizes: pd.Series  # cells of each canonical condition but the control
-    is_control: np.ndarray  # N
-    unlabelled: int
-
-    @property
-    def pairs(self) -> list[str]:
-        """Pairs of which both targets also occur alone: what split=pairs_and_cells holds out."""
-        return [c for c in self.sizes.index if c.count("+") == 1 and set(c.split("+")) <= set(self.sizes.index)]
+def look(typed: str) -> Answer:
+    """Everything that can be said of a file; raises UserError where it is missing, damaged or not an .h5ad."""
+    path, answer = locate(typed), Answer(keys={"data": "h5ad"})
+    found = read_contents(path)
+    size = f"{len(found.obs):,} cells × {len(found.var):,} genes, {path.stat().st_size / 1e6:,.1f} MB"
+    answer.say("file", f"{typed}: {size}", path=typed)
+    for part in (_values, _library, _genes, _perturbations, _columns, _training):
+        part(found, answer)
+    return answer
 
 
-# ---- reading
-
-
-def layer_of(name: str, element: Any) -> Layer:
-    """What a stored matrix holds: all its values, or those of evenly spaced rows where they are very many."""
-    from anndata.io import read_elem, sparse_dataset
-
-    kind = {"csr": "CSR", "csc": "CSC"}.get(str(element.attrs.get("encoding-type", ""))[:3], "dense")
-    values = element if kind == "dense" else element["data"]
-    step = 1
-    if kind != "CSC" and values.size > _MANY:  # the rows of a CSC matrix are not to be had one by one
-        step = max(len(element if kind == "dense" else element["indptr"]) // _ROWS, 1)
-    whole = kind != "dense" and step == 1
-    X = read_elem(element) if whole else (element if kind == "dense" else sparse_dataset(element))[::step]
-    X = csr_matrix(X, dtype=np.float32)
-    X.sum_duplicates()
-    X.eliminate_zeros()
-    low, high = (X.data.min(), X.data.max()) if X.nnz else (0.0, 0.0)
-    content = _kind(X.data, low, high)
-    sums = np.asarray(X.sum(1, dtype=float)).ravel()
-    exact = content == "log1p" and _gives_counts(X[:: -(-X.shape[0] // _TRIED)])
-    return Layer(name, f"{kind} {values.dtype}", content, float(low), float(high), step, sums, exact)
-
-
-def _kind(values: np.ndarray, low: float, high: float) -> str:
-    if not len(values) or not np.isfinite([low, high]).all():
-        return "broken" if len(values) else "empty"
-    if low < 0:
-        return "continuous"
-    if (values == np.rint(values)).all():
-        return "counts"
-    return "log1p" if high <= _LARGEST_LOG1P else "unlogged"
-
-
-def _gives_counts(X: csr_matrix) -> bool:
-    try:
-        recover_counts(X, "")
-    except UserError:
-        return False
-    return True
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file as `find` saw it."""
-
-    path: str  # as it was typed
-    size: int  # bytes
-    obs: pd.DataFrame
-    var: pd.DataFrame  # of the layer that is suggested
-    layers: list[Layer]
-    layer: Layer | None  # the one that is suggested
-    conditions: Conditions | None
-
-
-def find(typed: str) -> Found:
-    """Look at a file; raises UserError where it is missing, damaged or not an .h5ad."""
-    import h5py
-    from anndata.io import read_elem
-
-    path = locate(typed)
-    try:
-        with h5py.File(path, "r") as file:
-            if missing := [part for part in ("obs", "var") if part not in file]:
-                raise UserError(f"{path}: an HDF5 file, but without {' and '.join(missing)}: not an AnnData .h5ad")
-            obs = read_elem(file["obs"]).rename(columns=str)
-            layers = [layer_of(name, file[_PLACE.get(name, name)]) for name in _layers(file)]
-            layer = min(filter(_usable, layers), key=_preference, default=None)
-            var = read_elem((file["raw"] if layer and layer.name == "raw" else file)["var"])
-    except UserError:
-        raise
-    except Exception as error:  # h5py and anndata raise half a dozen kinds for a damaged file
-        raise UserError(f"{path}: truncated, or not an .h5ad file ({_first_line(error)})") from error
-    return Found(typed, path.stat().st_size, obs, var, layers, layer, conditions_of(obs))
-
-
-def _usable(layer: Layer) -> bool:
-    return layer.kind not in ("empty", "broken") and not _PARTIAL.search(layer.name)
-
-
-def _preference(layer: Layer) -> tuple[int, int]:
-    """Counts, then values that give counts back, then log1p; layers/counts before X, raw last."""
-    kind = "exact" if layer.exact else layer.kind
-    places = ["layers/counts", "X", layer.name if layer.name != "raw" else "", "raw"]
-    return ["counts", "exact", "log1p", "continuous", "unlogged"].index(kind), places.index(layer.name)
-
-
-def _named(obs: pd.DataFrame, role: str) -> list[str]:
-    """obs columns whose names say that they hold this, the likeliest first."""
-    found = [c for pattern in _COLUMNS[role] for c in obs.columns if re.search(pattern, c, re.IGNORECASE)]
-    return list(dict.fromkeys(found))
-
-
-def _labels(column: pd.Series) -> list[str]:
-    """The words of a column, most cells first; none where it holds numbers, or where nearly every cell has its own."""
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return []
-    counts = column.value_counts()
-    names = list(counts.index[counts > 0])
-    return names if all(isinstance(name, str) for name in names) and 1 < len(names) <= len(column) / 2 else []
-
-
-def conditions_of(obs: pd.DataFrame) -> Conditions | None:
-    """The column that says what was done to each cell: one with a label like a control, else one named like it."""
-    named = _named(obs, "perturbation")
-    others = [c for role in ("batch", "cell_type", "cluster") for c in _named(obs, role)]
-    ranked = []
-    for column in dict.fromkeys([*named, *obs.columns]):
-        labels = _labels(obs[column])
-        alike = [label for label in labels if _CONTROL.fullmatch(label)]
-        if labels and (alike or column in named):
-            ranked.append((not alike, column not in named, column in others, len(ranked), column, labels, alike))
-    if not ranked:
-        return None
-    *_, key, labels, alike = min(ranked)
-    control, separator = next(iter(alike), None), None
-    separator = _separator(labels, control)
-    canonical = _canonical(
-        obs[key].astype(object).where(obs[key].notna(), None),
-        DataConfig(control=control or "control", separator=separator or "+"),
-    )
-    is_control = canonical == control if control else np.zeros(len(obs), bool)
-    sizes = pd.Series(canonical[~is_control], dtype=object).value_counts().sort_index().sort_values(kind="stable")
-    unlabelled = int(pd.isna(canonical).sum())
-    return Conditions(key, control, alike[1:], separator, sizes, is_control, unlabelled)
-
-
-def _separator(labels: list[str], control: str | None) -> str | None:
-    """The sign between targets that also occur alone, in one label at least, and half known in most."""
-    for sign in _SEPARATORS:
-        parts = {label: {p.strip() for p in label.split(sign)} - {"", control} for label in labels if label != control}
-        singles = {part for found in parts.values() if len(found) == 1 for part in found}
-        known = [(len(found & singles), len(found)) for found in parts.values() if len(found) > 1]
-        if any(n == of for n, of in known) and sum(n > 0 for n, _ in known) >= len(known) / 2:
-            return sign
-    return None
-
-
-# ---- what is said
-
-
-def sections(found: Found) -> Iterator[Said]:
-    """The answer, line by line."""
-    genes, mb = len(found.var), found.size / 1e6
-    yield Said(
-        "file",
-        f"{found.path}: {len(found.obs):,} cells × {genes:,} genes, {mb:,.1f} MB",
-        {"data": "h5ad", "data.path": found.path},
-    )
-    yield from _values(found)
-    yield _library(found)
-    yield _genes([str(gene) for gene in found.var.index], found.var)
-    yield from _perturbations(found)
-    yield from _columns(found)
-    yield from _training(found)
-
-
-_MEANS = {
-    "counts": "integers: counts, data.scale=counts",
-    "log1p": "fractions: log1p, data.scale=log1p",
-    "continuous": "negatives among them: scaled, data.scale=continuous",
-    "unlogged": "fractions too large for log1p: take scanpy.pp.log1p first, else only data.scale=continuous reads them",
-    "empty": "no value but zero",
-    "broken": "NaN or infinite values among them: no scale takes them, mend them first",
-}
-
-
-def _values(found: Found) -> Iterator[Said]:
-    """Each layer: form, range, and what the values are."""
+def _values(found: Contents, answer: Answer) -> None:
     for layer in found.layers:
-        text = f"{layer.name} ({layer.form}), {layer.low:.4g} to {layer.high:.4g}, {_MEANS[layer.kind]}"
-        if layer.kind == "log1p":
-            text += f"; integer counts {'come' if layer.exact else 'do not come'} back exactly from it"
-            text += " (data.recover_counts=true)" if layer.exact else ""
-        text += f" [seen: {len(layer.sums):,} evenly spaced rows]" if layer.step > 1 else ""
-        yield Said("values", text + ("  ← suggested" if layer is found.layer else ""))
+        seen = f"{len(layer.sums):,} evenly spaced cells" if layer.step > 1 else "all"
+        text = f"{layer.name}, {layer.form}, nonzero values {layer.span} ({seen} seen): {_KINDS[layer.kind]}"
+        answer.say("values", text + ("  ← suggested" if layer is found.layer else ""))
+    if found.layer is not None:
+        answer.keys |= _KEYS.get(found.layer.kind, {})
+        counts = found.layer.kind == "counts" and "layers/counts" in [layer.name for layer in found.layers]
+        if found.layer.name != ("layers/counts" if counts else "X"):
+            answer.keys["data.layer"] = found.layer.name
+
+
+def _library(found: Contents, answer: Answer) -> None:
+    """An obs column larger than the row sums tells that the file keeps only some genes."""
+    layer, head = found.layer, "library size"
+    if layer is None or layer.kind != "counts":
+        return
+    inside, told = f"the sum over the {len(found.var):,} genes here (median {np.median(layer.sums):,.0f})", ""
+    for column, median, size in sorted(totals(found), key=lambda row: row[2] != "more"):
+        if size == "more":
+            text = f"{column} (median {median:,.0f}) is more than {inside}, so the file keeps only some genes"
+            answer.say(head, f"{text}: data.library_key={column}", library_key=column)
+            return
+        told += f"; {column} {'says the same' if size == 'same' else 'is less or missing in some cells: not usable'}"
+    answer.say(head, f"{inside}{told}; were genes left out, data.library_key should name a column of the full totals")
+
+
+def _genes(found: Contents, answer: Answer) -> None:
+    names = pd.Index([str(gene) for gene in found.var.index])
+    twice, mito = names[names.duplicated()].unique(), names.str.lower().str.startswith("mt-")
+    kind = "Ensembl ids" if names.str.match(_ENSEMBL).mean() > 0.5 else "symbols"
+    text = f"{', '.join(names[:3])}, …: {kind}; {mito.sum():,} mitochondrial (mt-), {mito.mean():.1%} of the genes"
+    if len(twice):
+        text += f"; names that stand more than once are refused ({len(twice)}, e.g. {', '.join(twice[:3])}): "
+        text += "adata.var_names_make_unique() and adata.write_h5ad(…) first"
+    answer.say("genes", text)
+
+
+def _perturbations(found: Contents, answer: Answer) -> None:
+    asked, head = found.conditions, "perturbation"
+    if asked is None:
+        one = [c for c in named(found.obs, head) if found.obs[c].nunique() == 1]
+        why = f"; in {one[0]} every cell is {str(found.obs[one[0]].iloc[0])!r}" if one else ""
+        answer.say(head, f"no obs column tells control from perturbed cells{why}", perturbation_key=None)
+        return
+    sizes, key = asked.sizes, asked.key
+    text = f"{key}: {sizes.index[0]}, {sizes.iloc[0]:,} cells"
+    if len(sizes) > 1:
+        text = f"{key}: {len(sizes):,} perturbations; cells of each: median {sizes.median():,.0f}, fewest "
+        text += f"{sizes.iloc[0]:,} ({sizes.index[0]})"
+    text += f"; {asked.unlabelled:,} cells without a label are dropped" if asked.unlabelled else ""
+    text += f"; {', '.join(asked.others[:3])} could serve too" if asked.others else ""
+    answer.say(head, text, perturbation_key=key)
+    if asked.control is None:
+        labels = ", ".join(sizes.index[::-1][:8]) + (", …" if len(sizes) > 8 else "")
+        answer.say("control", f"no label looks like one: type the right one for LABEL ({labels})", control="LABEL")
+    else:
+        text = f"{asked.control}, {asked.is_control.sum():,} cells"
+        if asked.alike:
+            text += f"; so is {', '.join(asked.alike[:4])} by its name: give all controls one label in the file first"
+        answer.say("control", text, control=asked.control)
+    _combinations(asked, answer)
+
+
+def _combinations(asked: Conditions, answer: Answer) -> None:
+    text = f"joined by {asked.separator!r}; pairs whose two targets also occur alone: {len(asked.pairs)}"
+    if asked.separator is None:
+        text = "their parts do not occur alone: if + belongs to a name, add data.separator=@@"
+    if together := [c for c in asked.sizes.index if "+" in c]:
+        key = {} if asked.separator in (None, "+") else {"separator": asked.separator}
+        answer.say("combinations", f"{len(together)} of the perturbations, e.g. {together[-1]}, {text}", **key)
+
+
+def _columns(found: Contents, answer: Answer) -> None:
+    """Batch, cell type, cluster, pseudotime, and yes/no columns; of each the first usable one goes to the command."""
+    for role in ("batch", "cell_type", "cluster", "pseudotime"):
+        rows = columns(found, role)
+        usable = [column for column, _, why in rows if not why]
+        text = [f"{column} ({n:,} values{why and ', '}{why})" for column, n, why in rows]
+        taken = usable and (found.conditions is None or role in ("batch", "cell_type"))
+        if rows:
+            answer.say(role.replace("_", " "), ", ".join(text), **({f"{role}_key": usable[0]} if taken else {}))
+    for column in found.obs.select_dtypes(bool):
+        key = shlex.quote(_typed("data.filter", column))
+        answer.say("filter", f"{found.obs[column].sum():,} cells are {column}: {key} keeps only these")
+
+
+def _training(found: Contents, answer: Answer) -> None:
+    """The models of conf that can run, and the split; no keys where nothing can."""
+    asked = found.conditions
+    has = {_CELLS: True, _BOTH: asked is not None, _CLUSTERS: bool(columns(found, "cluster"))}
+    installed = [model for model in _NEEDS if (_MODELS / f"{model}.yaml").is_file()]
+    can = [model for model in installed if has[_NEEDS[model]] and found.layer is not None]
+    for model in installed:
+        answer.say("models", f"{model} {'can' if model in can else 'cannot'} run: it needs {_NEEDS[model]}")
+    if asked is None:
+        keys = " ".join(shlex.quote(_typed(*item)) for item in answer.keys.items() if item[0].endswith("_key"))
+        answer.say("still good for", f"models of cell states that ask for no perturbation, with {keys}")
+        answer.keys |= {"model": can[0]} if can else {}
+    elif asked.control is not None:
+        _split(asked, answer)
+    if not can:
+        answer.keys.clear()
+
+
+def _split(asked: Conditions, answer: Answer) -> None:
+    """The split, and what it and the batches need where cells are few."""
+    sizes, pairs, keys, n_control = asked.sizes, asked.pairs, answer.keys, int(asked.is_control.sum())
+    keys["split"] = "pairs_and_cells" if pairs else "cells"
+    held = f"pairs whose targets also occur alone ({len(pairs)}), and on " if pairs else ""
+    text = f"split={keys['split']} tests on {held}a fifth of the cells of each {'other ' if pairs else ''}perturbation"
+    least = _MIN_CELLS if sizes.median() >= _MIN_CELLS else max(3, int(sizes.iloc[0]))
+    if least < _MIN_CELLS:
+        keys["split.min_cells"] = least
+    if small := int((sizes < least).sum()):
+        keys["split.drop_small"] = True
+        text += f"; split.drop_small=true leaves out those of fewer than {least} cells ({small} of {len(sizes)}); "
+        text += f"split.min_cells={sizes.iloc[0]} instead would keep them"
+    if shared := n_control < 2 * _MIN_CELLS:
+        keys["split.controls_for_truth"] = 0
+        text += "; the controls are too few to keep half of them for the truth"
+    trained = 0.72 * sizes.drop(pairs)[lambda n: n >= least].sum() + n_control * (1 if shared else 0.45)
+    if False:
+        keys["datamodule.batch_size"] = 2 ** int(np.log2(max(trained * 0.9, 2)))
+    answer.say("split", text)
+
+
+# ---- the command line
+
+
+def command(keys: dict[str, Any]) -> str:
+    """The command, quoted for Hydra and for the shell, in lines of at most 100 columns."""
+    lines = ["python train.py"]
+    for key, value in keys.items():
+        word = shlex.quote(_typed(key, value))
+        if len(lines[-1]) + len(word) > 96:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
+def _typed(key: str, value: Any) -> str:
+    """An override as Hydra reads it: a name that it would take for something else stands in double quotes."""
+    if not isinstance(value, str):
+        return f"{key}={'null' if value is None else str(value).lower()}"
+    if re.fullmatch(r"([A-Za-z_]|\.{0,2}/)[\w./+-]*", value, re.ASCII) and value.lower() not in _KEYWORDS:
+        return f"{key}={value}"
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value.replace("${", "\\${"))
+    return f'{key}="{escaped}"'
+
+
+def main(arguments: list[str]) -> None:
+    """Print what is in a file, and the command."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    parser = argparse.ArgumentParser(prog="python -m stormcell.data.look", description=__doc__.split(":")[0])
+    parser.add_argument("file", help="an .h5ad file, here or in $STORMCELL_DATA")
+    try:
+        answer = look(parser.parse_args(arguments).file)
+    except UserError as error:
+        fail(str(error))
+    console = Console(width=min(100, Console().width) if sys.stdout.isatty() else 100)
+    grid, before = Table.grid(padding=(0, 2)), ""
+    for head, text in answer.lines:
+        grid.add_row(Text("" if head == before else head, "bold"), Text(text))
+        before = head
+    console.print(grid)
+    end = "\nTo train, type" if answer.keys else "\nNo model of conf/model can be trained on this file as it is."
+    console.print(Text(end, "bold"))
+    if answer.keys:
+        console.print(Text(command(answer.keys)), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

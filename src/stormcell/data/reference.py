@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from stormcell.data.csr import group_mean
-from stormcell.data.split import SEEN
+from stormcell.data.split import SEEN, rows_by
 from stormcell.evaluation.heldout import HeldOut, Query
 from stormcell.evaluation.perturbation import mean_profile
 
@@ -92,9 +92,13 @@ def held_out(data: ControlPerturbedDataModule, reference: Reference, own_cells: 
     cells, split, X = data.cells, data.split, data.expression
     perturbed = ~cells.obs["is_control"].to_numpy()
     condition, context = cells.obs["condition"].to_numpy(str), data.context
-    test, train = split.mask("test") & perturbed, split.mask("train")
-    pairs = sorted(set(zip(condition[test], context[test], strict=True)))
-    queries = [Query(c, w, split.groups.get(c, SEEN), X[test & (condition == c) & (context == w)]) for c, w in pairs]
+    test = np.flatnonzero(split.mask("test") & perturbed)
+    queries = [
+        Query(label, where, split.groups.get(label, SEEN), X[rows])
+        for label, mine in rows_by(condition, test).items()
+        for where, rows in rows_by(context, mine).items()
+    ]
+    own = rows_by(condition, data.rows["train"]) if own_cells else {}
     controls, truth = {}, {}
     for where in sorted({query.context for query in queries}):
         controls[where] = X[data.control_rows(where)]
@@ -108,7 +112,7 @@ def held_out(data: ControlPerturbedDataModule, reference: Reference, own_cells: 
         truth_controls=truth,
         shared=split.shared,
         train_shift=dict(zip(reference.conditions, reference.shifts.astype(np.float64), strict=True)),
-        train_cells={c: X[train & (condition == c)] for c in reference.conditions} if own_cells else {},
+        train_cells={label: X[own[label]] for label in reference.conditions if label in own},
         detected=reference.detected,
         pca_mean=reference.pca_mean,
         pca_components=reference.pca_components,
@@ -123,7 +127,7 @@ class ValidationView:
     control_mean: np.ndarray  # G, of the training controls
 
 
-def validation_view(data: ControlPerturbedDataModule, reference: Reference, most: int = 200) -> ValidationView:
+def validation_view(data: ControlPerturbedDataModule, reference: Reference, most: int = 64) -> ValidationView:
     """At most `most` perturbations (evenly spaced names) with two or more validation cells."""
     condition, X = data.cells.obs["condition"].to_numpy(str), data.expression
     rows = data.rows["validation"][~data.cells.obs["is_control"].to_numpy()[data.rows["validation"]]]

@@ -83,5 +83,10 @@ class Model(pl.LightningModule):
             "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The length of a cosine belongs to the budget that is asked for now; past an old one its rate would rise again.
+        for schedule in checkpoint.get("lr_schedulers", ()):
+            schedule.pop("T_max", None)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stormcell"] = self.record

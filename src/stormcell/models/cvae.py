@@ -127,7 +127,7 @@ class CVAE(Model):
         sigma: Literal["gene", "shared"] = "gene",
         mode: Literal["A", "B"] = "A",
         n_cells: int = 1000,
-        effect_prior: float = 10.0,
+        effect_prior: float = 3.0,
     ) -> None:
         super().__init__(spec, optimizer, scheduler, seed)
         if likelihood == "auto":

@@ -13,6 +13,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
+from rich.console import Console
 from scipy.sparse import csr_matrix
 
 from stormcell.report import figures, html, tables
@@ -70,7 +71,7 @@ def write_judgement(
         folder / "report.html",
         evaluate,
     )
-    tables.print_scoreboard(judgement)
+    tables.print_scoreboard(judgement, Console(width=None if sys.stdout.isatty() else tables.WIDTH))
     print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {evaluate}", flush=True)
 
 

@@ -28,7 +28,7 @@ class Judgement:
     methods: tuple[str, ...]  # rows of the model; the first is the one that the pictures show
     baselines: tuple[str, ...]  # rows that the model must beat; every other row of the scoreboard is a ceiling
     verdict: tuple[str, ...]  # sentences
-    notes: tuple[str, ...]  # what must be told: collapse of the posterior, dropped cells, undefined metrics
+    notes: tuple[str, ...]  # what must be told: collapse of the posterior, dropped cells
     scoreboard: pd.DataFrame  # columns group, method, n, <metric>, <metric>_low, <metric>_high
     per_query: pd.DataFrame  # columns method, condition, context, group, n_cells, <metric>
     reliability: pd.DataFrame  # columns condition, context, group, split_half_r, expected_exact and both _shared
@@ -38,6 +38,7 @@ class Judgement:
     predicted_shift: dict[str, np.ndarray]  # method -> Q × G, against the training control cells
     cells: dict[str, np.ndarray]  # "true", "predicted", "control": n × K; "true_query", "predicted_query": n rows of
     # `queries` (int), the query that a cell belongs to
+    undefined: tuple[str, ...]  # metrics without a value and why: on the page, not on the screen
     shared: bool  # no control cells were kept aside: every correlation is against shared controls
 
     def __post_init__(self):
