@@ -286,6 +286,7 @@ def test_genes_are_dropped_and_chosen_on_the_training_cells_alone(make_h5ad):
         (["control", "B+A", "HLA_A"], ["+", "_"], ["control", "A+B", "HLA_A"]),
         (["control", "B_A"], "+", ["control", "B_A"]),
         (["control", "C;A;B"], ";", ["control", "A+B+C"]),
+        (["control", "CD4+_B", "CD4+"], "_", ["control", "B+CD4⁺", "CD4⁺"]),
     ],
 )
 def test_labels_become_sorted_targets(make_h5ad, labels, separator, expected):
@@ -299,6 +300,23 @@ def test_other_control_labels_and_numbers(make_h5ad):
     assert list(cells.obs["condition"]) == ["NT", "x", "x", "NT"]
     cells = read(config(make_h5ad(some_counts(4, 8), labelled([0, 1, 2, 0])), control="0"))
     assert list(cells.obs["condition"]) == ["0", "1", "2", "0"]
+
+
+def test_a_plus_within_a_name_is_told(make_h5ad):
+    cells = read(config(make_h5ad(some_counts(2, 8), labelled(["control", "CD4+"])), separator="_"))
+    assert cells.notes == ["a + within the name of a target is written ⁺, because + joins targets"]
+
+
+def test_several_control_labels_and_guides(make_h5ad):
+    labels = ["NT1", "NT2", "STAT1g2", "STAT1g1+NT2", "STAT1g1+JAK2g1", "plain", "NT1+NT2"]
+    path = make_h5ad(some_counts(7, 8), labelled(labels))
+    cells = read(config(path, control=["NT1", "NT2"], label_pattern=r"(.+)g\d+"))
+    assert cells.control == "NT1"
+    assert list(cells.obs["condition"]) == ["NT1", "NT1", "STAT1", "STAT1", "JAK2+STAT1", "plain", "NT1"]
+    with pytest.raises(UserError, match=r"data.label_pattern='\(' *: not a regular expression"):
+        read(config(path, control="NT1", label_pattern="("))
+    with pytest.raises(UserError, match=r"data.label_pattern='.\+g': no group in round brackets"):
+        read(config(path, control="NT1", label_pattern=".+g"))
 
 
 def test_cells_without_a_label_are_dropped_and_never_controls(make_h5ad):

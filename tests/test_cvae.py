@@ -192,6 +192,20 @@ def test_a_cell_has_the_same_loss_in_any_batch(data, monkeypatch, step):
             assert sum(sums) / 41 == pytest.approx(whole[name], rel=1e-5)
 
 
+def test_a_last_batch_of_one_cell_counts_as_one_cell(data, planted):
+    """Validation through Lightning: the logged means are those over the cells, however they fall into batches."""
+    n = len(data.rows["validation"])
+    model, rows = shaken(data), data.rows["validation"]
+    whole = model.loss(data.batch(rows))
+    other = module(planted.path, covariate_keys=["batch"], batch_size=n - 1)
+    assert [len(batch.x) for batch in other.chunks("validation")] == [n - 1, 1]
+    fit = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False)
+    [logged] = fit.validate(model, datamodule=other, verbose=False)
+    for name in model.parts:
+        assert logged[f"val/{name}"] == pytest.approx(whole[name].item(), rel=1e-5)
+    assert -1 <= logged["val/shift_correlation"] <= 1
+
+
 @torch.no_grad()
 def test_training_noise_is_new_in_every_step(data, monkeypatch):
     model, batch = shaken(data), some_batch(data)
@@ -377,6 +391,7 @@ def test_generated_cells_spread_as_the_true_ones(trained, data, planted, mode):
     drawn, means = (trained.generate("C+D", source, mode, 1, draw).var(0) / cells.var(0) for draw in (True, False))
     assert np.median(drawn) == pytest.approx(1, abs=0.2)
     assert np.median(means) < 0.7  # means of the likelihood lack the noise of counting
+    assert trained.log_scale.exp().mean().item() == pytest.approx(planted.theta, rel=0.15)
 
 
 def test_mode_b_under_control_gives_the_control_cell_back(trained, data, planted):

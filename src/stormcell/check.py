@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
-
-from hydra.utils import get_object
 
 from stormcell.config import UserError, nearest
 
@@ -29,7 +28,7 @@ def check_calls(node: Any, path: str = "") -> None:
 
 def _check_call(node: Mapping[str, Any], path: str) -> None:
     try:
-        function = get_object(node["_target_"])
+        function = pkgutil.resolve_name(node["_target_"])
     except Exception as error:
         raise UserError(f"{path}._target_={node['_target_']}: cannot be imported ({error})") from error
     parameters = _parameters(function)
@@ -44,6 +43,8 @@ def _check_call(node: Mapping[str, Any], path: str) -> None:
             raise UserError(
                 f"{path}.{key}: {node['_target_'].split('.')[-1]} has no such argument{nearest(key, parameters)}"
             )
+        if value == "???":  # OmegaConf's word for a value that must be given
+            raise UserError(f"{path}.{key} is missing: give it with {path}.{key}=…")
         hint = hints.get(key, _type_of_default(parameters[key].default))
         if not _fits(value, hint):
             raise UserError(f"{path}.{key}={value!r}: {_words(hint)} expected")

@@ -36,14 +36,14 @@ def guarded(main: Callable[[], Any]) -> None:
 
 
 def task(run: Callable[[Any], Any], cfg: Any) -> Any:
-    """Run one job. In a sweep a mistake fails its job only; alone it ends the program and takes its empty folder along."""
+    """Run one job. A mistake in a sweep fails its job only; else it ends the program and takes the folder along."""
     hydra = HydraConfig.get()
     try:
         return run(cfg)
     except UserError as error:
         if hydra.mode == RunMode.MULTIRUN:
             raise  # the folder stays, and summary.csv lists the job as failed
-        discard(Path(hydra.runtime.output_dir))
+        discard(Path(hydra.runtime.output_dir), f"{hydra.job.name}.log")
         fail(str(error))
 
 
@@ -52,10 +52,10 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-def discard(folder: Path) -> None:
+def discard(folder: Path, log: str) -> None:
     """Remove a run folder in which nothing but Hydra's own files stands, and its empty parents below outputs."""
     files = [file for file in folder.rglob("*") if file.is_file()]
-    if all(file.parent.name == ".hydra" or file.suffix == ".log" for file in files):
+    if all(file.parent == folder / ".hydra" or file == folder / log for file in files):
         shutil.rmtree(folder, ignore_errors=True)
         for parent in list(folder.parents)[:3]:  # outputs/<model>/<data>
             if parent == Path.cwd() or not parent.is_dir() or any(parent.iterdir()):
@@ -122,15 +122,17 @@ def _sentence(error: BaseException) -> str:
 
 
 def _near_key(key: str) -> str:
-    """The nearest key beside the wrong one, found in the config of the groups that were chosen."""
+    """The nearest key beside the first wrong part, found in the config of the groups that were chosen."""
     from hydra import compose, initialize_config_dir
 
     script = Path(sys.argv[0])
-    parent, _, leaf = key.lstrip("+~").rpartition(".")
-    chosen = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z]+=[\w-]+", a) and a.split("=")[0] != leaf]
+    parts = key.lstrip("+~").split(".")
+    chosen = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z]+=[\w-]+", a) and a.split("=")[0] != parts[-1]]
     try:
         with initialize_config_dir(str(script.resolve().parent / "conf"), version_base="1.3"):
-            config = compose(script.stem, chosen)
-            return nearest(leaf, list(OmegaConf.select(config, parent) if parent else config))
-    except (HydraException, OmegaConfBaseException, TypeError):
+            node = compose(script.stem, chosen)
+            while parts[0] in node:
+                node = node[parts.pop(0)]
+            return nearest(parts[0], list(node))
+    except (HydraException, OmegaConfBaseException, TypeError, IndexError):
         return ""

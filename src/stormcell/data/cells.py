@@ -57,8 +57,8 @@ def read(config: DataConfig) -> Cells:
     _check_values(table, config)
     notes = list(table.notes)
     cells = Cells(
-        table.X, config.scale, pd.DataFrame(index=table.obs.index), table.genes, control_labels(config)[0], table.origin,
-        table.fingerprint, table.truth, notes,
+        table.X, config.scale, pd.DataFrame(index=table.obs.index), table.genes, control_labels(config)[0],
+        table.origin, table.fingerprint, table.truth, notes,
     )  # fmt: skip
     if config.recover_counts:
         _recover(cells)
@@ -204,8 +204,11 @@ def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
         labels = table.obs[key]
         cells.obs["condition"] = _canonical(labels.astype(object).where(labels.notna(), None), config)
         cells.obs["is_control"] = (cells.obs["condition"] == cells.control).to_numpy()
+        if cells.obs["condition"].astype(str).str.contains(_PLUS).any():
+            cells.notes.append(f"a + within the name of a target is written {_PLUS}, because + joins targets")
 
 
+_PLUS = "⁺"  # of CD4+, where the labels are joined by another sign
 _OURS = ("condition", "is_control", "library")
 
 
@@ -239,7 +242,7 @@ def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
     def one(label: str) -> str | None:
         if label in controls:
             return controls[0]
-        targets = {target(part.strip()) for part in str(label).split(separator)} - {""}
+        targets = {target(part.strip()).replace("+", _PLUS) for part in str(label).split(separator)} - {""}
         return "+".join(sorted(targets - set(controls))) or (controls[0] if targets else None)
 
     return np.array([*(one(name) for name in names), None], dtype=object)[codes]

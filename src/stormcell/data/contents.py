@@ -62,7 +62,7 @@ class Conditions:
 
     key: str
     control: str | None
-    alike: list[str]  # further labels that look like a control
+    alike: list[str]  # every label that looks like one, most cells first
     others: list[str]  # further columns with such labels
     separator: str | None  # joins targets that also occur alone
     sizes: pd.Series  # cells of each canonical condition but the control, fewest first
@@ -203,15 +203,15 @@ def conditions_of(obs: pd.DataFrame) -> Conditions | None:
     *_, key, labels, alike = min(ranked)
     others = [row[4] for row in sorted(ranked) if row[6] and row[4] not in (key, *elsewhere)]
     control = next(iter(alike), None)
-    separator = _separator(labels, control)
-    config = DataConfig(control=control or "control", separator=separator or "+")
+    separator = _separator(labels, alike)
+    config = DataConfig(control=alike or "control", separator=separator or "+")
     canonical = _canonical(obs[key].astype(object).where(obs[key].notna(), None), config)
     is_control, unlabelled = canonical == control, pd.isna(canonical)
     perturbed = pd.Series(canonical[~is_control & ~unlabelled], dtype=object)
     if perturbed.empty:
         return None
     sizes = perturbed.value_counts().sort_index().sort_values(kind="stable")
-    return Conditions(key, control, alike[1:], others, separator, sizes, is_control & ~unlabelled, unlabelled.sum())
+    return Conditions(key, control, alike, others, separator, sizes, is_control & ~unlabelled, unlabelled.sum())
 
 
 def _labels(column: pd.Series) -> list[str]:
@@ -221,10 +221,10 @@ def _labels(column: pd.Series) -> list[str]:
     return names if all(isinstance(name, str) for name in names) and 1 < len(names) <= len(column) / 2 else []
 
 
-def _separator(labels: list[str], control: str | None) -> str | None:
+def _separator(labels: list[str], controls: list[str]) -> str | None:
     """The sign whose parts also occur alone: all of them in one label at least, one of them in most."""
     for sign in _SEPARATORS:
-        parts = [{p.strip() for p in label.split(sign)} - {"", control} for label in labels if label != control]
+        parts = [{p.strip() for p in label.split(sign)} - {"", *controls} for label in labels if label not in controls]
         singles = {next(iter(found)) for found in parts if len(found) == 1}
         known = [(len(found & singles), len(found)) for found in parts if len(found) > 1]
         if any(n == of for n, of in known) and sum(n > 0 for n, _ in known) >= len(known) / 2:

@@ -127,10 +127,9 @@ def _perturbations(found: Contents, answer: Answer) -> None:
         labels = ", ".join(sizes.index[::-1][:8]) + (", …" if len(sizes) > 8 else "")
         answer.say("control", f"no label looks like one: type the right one for LABEL ({labels})", control="LABEL")
     else:
-        text = f"{asked.control}, {asked.is_control.sum():,} cells"
-        if asked.alike:
-            text += f"; so is {', '.join(asked.alike[:4])} by its name: give all controls one label in the file first"
-        answer.say("control", text, control=asked.control)
+        text = f"{', '.join(asked.alike[:8])}{', …' if len(asked.alike) > 8 else ''}, {asked.is_control.sum():,} cells"
+        several = "; all are read as one control" if len(asked.alike) > 1 else ""
+        answer.say("control", text + several, control=asked.alike if several else asked.control)
     _combinations(asked, answer)
 
 
@@ -182,8 +181,7 @@ def _split(asked: Conditions, answer: Answer) -> None:
     held = f"pairs whose targets also occur alone ({len(pairs)}), and on " if pairs else ""
     text = f"split={keys['split']} tests on {held}a fifth of the cells of each {'other ' if pairs else ''}perturbation"
     least = _MIN_CELLS if sizes.median() >= _MIN_CELLS else max(3, int(sizes.iloc[0]))
-    if least < _MIN_CELLS:
-        keys["split.min_cells"] = least
+    keys |= {"split.min_cells": least} if least < _MIN_CELLS else {}
     if small := int((sizes < least).sum()):
         keys["split.drop_small"] = True
         text += f"; split.drop_small=true leaves out those of fewer than {least} cells ({small} of {len(sizes)}); "
@@ -192,12 +190,9 @@ def _split(asked: Conditions, answer: Answer) -> None:
         keys["split.controls_for_truth"] = 0
         text += "; the controls are too few to keep half of them for the truth"
     trained = 0.72 * sizes.drop(pairs)[lambda n: n >= least].sum() + n_control * (1 if shared else 0.45)
-    if False:
+    if trained * 0.9 < _BATCH:
         keys["datamodule.batch_size"] = 2 ** int(np.log2(max(trained * 0.9, 2)))
     answer.say("split", text)
-
-
-# ---- the command line
 
 
 def command(keys: dict[str, Any]) -> str:
@@ -213,13 +208,18 @@ def command(keys: dict[str, Any]) -> str:
 
 
 def _typed(key: str, value: Any) -> str:
-    """An override as Hydra reads it: a name that it would take for something else stands in double quotes."""
+    """An override as Hydra reads it."""
+    return f"{key}=[{','.join(map(_word, value))}]" if isinstance(value, list) else f"{key}={_word(value)}"
+
+
+def _word(value: Any) -> str:
+    """A value; a name that Hydra would take for something else stands in double quotes."""
     if not isinstance(value, str):
-        return f"{key}={'null' if value is None else str(value).lower()}"
+        return "null" if value is None else str(value).lower()
     if re.fullmatch(r"([A-Za-z_]|\.{0,2}/)[\w./+-]*", value, re.ASCII) and value.lower() not in _KEYWORDS:
-        return f"{key}={value}"
+        return value
     escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value.replace("${", "\\${"))
-    return f'{key}="{escaped}"'
+    return f'"{escaped}"'
 
 
 def main(arguments: list[str]) -> None:

@@ -63,6 +63,6 @@ def _check(todo: np.ndarray, library: np.ndarray, n_cells: int, origin: str) -> 
     common = int(np.gcd.reduce(library.astype(np.int64))) if len(library) >= _ENOUGH else 1
     if common > 1:
         raise UserError(
-            f"{asked} every library size would be a multiple of {common}, so the values are scaled to "
-            f"{TARGET_SUM / common:g} counts a cell and not to {TARGET_SUM:g}; leave it false"
+            f"{asked} every library size would be a multiple of {common}, so the values were not scaled to "
+            f"{TARGET_SUM:g} counts a cell; leave it false"
         )

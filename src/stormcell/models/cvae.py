@@ -153,7 +153,11 @@ class CVAE(Model):
 
     @torch.no_grad()
     def initialise(self, data: ControlPerturbedDataModule) -> None:
-        """The linear path starts at the closed-form effects: gradient steps then need not carry rare genes for nats."""
+        """The level starts at the controls, the linear path at the closed-form effects of the targets.
+
+        An Adam step moves a weight by the learning rate at most: a rare gene that a target switches on lies further
+        from zero, in nats, than a whole training of such steps.
+        """
         spec, rows = self.spec, data.rows["train"]
         condition = data.cells.obs["condition"].to_numpy(str)[rows]
         names, codes = np.unique(condition, return_inverse=True)
@@ -161,18 +165,19 @@ class CVAE(Model):
         perturbed = names != spec.control
         if self.likelihood == "gaussian":
             means = group_mean(data.expression[rows], codes, len(names))
-            change = means - means[~perturbed]
+            level = means[~perturbed][0]
+            change = means - level
         else:
             counts = group_mean(data.cells.X[rows], codes, len(names)) * n_cells[:, None]
             exposure = np.bincount(codes, data.cells.obs["library"].to_numpy()[rows])
             # Half a count for genes that no training control shows.
             rate = (counts[~perturbed][0] + 0.5) / exposure[~perturbed]
+            level = np.log(rate)
             change = log_fold_changes(counts, exposure, rate, self.effect_prior)
         hot = spec.multi_hot(list(names[perturbed]))
         effects = target_effects(change[perturbed], hot, n_cells[perturbed])
         self.network.effects.weight[:, : spec.n_targets] = torch.from_numpy(effects.T)
-        if self.likelihood != "gaussian":
-            self.network.level.copy_(torch.from_numpy(np.log(rate)))
+        self.network.level.copy_(torch.from_numpy(level))
 
     # ---- loss
 
