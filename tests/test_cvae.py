@@ -123,7 +123,7 @@ def scipy_log_prob(model, batch, decoded):
 @torch.no_grad()
 def test_the_loss_is_the_elbo_of_scipy(data, elsewhere, scale, likelihood, sigma):
     data = data if scale == "counts" else elsewhere[scale]
-    model, batch = shaken(data, likelihood=likelihood, sigma=sigma, beta={"weight": 0.7}), some_batch(data)
+    model, batch = shaken(data, likelihood=likelihood, sigma=sigma, beta=Beta(weight=0.7)), some_batch(data)
     assert model.log_scale.shape == ((60,) if sigma == "gene" else ())
     mean, log_var, decoded = decoded_by_hand(model, batch)
     log_prob = scipy_log_prob(model, batch, decoded)
@@ -143,7 +143,7 @@ def in_training(monkeypatch, model, step, progress):
 
 
 def test_the_weight_of_the_kl_follows_the_schedule(data, monkeypatch):
-    model, batch = shaken(data, beta={"weight": 0.8, "warmup": 0.4}), some_batch(data)
+    model, batch = shaken(data, beta=Beta(weight=0.8, warmup=0.4)), some_batch(data)
     for progress, weight in {0.0: 0.0, 0.1: 0.2, 0.4: 0.8, 0.9: 0.8}.items():
         parts = in_training(monkeypatch, model, 3, progress).loss(batch)
         expected = parts["reconstruction"] + weight * parts["kl"]

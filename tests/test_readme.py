@@ -1,8 +1,8 @@
 """Every command of README.md that begins with `python` runs, shortened where it trains.
 
-What a command needs is said in its comment. `# needs real cells`, `# needs my.h5ad` and `# needs a run` can be had here:
-the files in $STORMCELL_DATA, a file with the columns that the command names, the folder of a short run. A command that
-needs anything else (network, a GPU) is not run.
+What a command needs is said in its comment. These can be had here: `# needs real cells` (the files in $STORMCELL_DATA),
+`# needs my.h5ad` (a file with the columns that the command names) and `# needs a run` (the folder of a short run). A
+command that needs anything else (network, a GPU) is not run.
 """
 
 import re

@@ -6,8 +6,10 @@ holds dicts, lists, plain values and tensors only, so that a file loads with tor
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def load(path: str | Path, trust: bool = False) -> Model:
     if record["format"] > FORMAT:
         raise UserError(f"ckpt={path}: format {record['format']}, newer than this Stormcell ({__version__}) reads")
     config = {key: value for key, value in record["config"]["model"].items() if key not in ("optimizer", "scheduler")}
-    _trusted(config, trust, path)
+    for part in (config, record["config"].get("split"), record["config"].get("datamodule")):
+        _trusted(part, trust, path)
     model = instantiate(config)(spec=Spec.from_record(record["spec"]), optimizer=None)
     model.load_state_dict(content["state_dict"])
     model.record = record
@@ -86,11 +89,18 @@ def load(path: str | Path, trust: bool = False) -> Model:
 
 
 def _trusted(node: Any, trust: bool, path: Path) -> None:
-    """Every _target_ below a node lies inside stormcell."""
+    """Every _target_ below a node is a class, or a function of data/, of ours: a name that begins with ours may lead
+    elsewhere (stormcell.checkpoint.torch.load)."""
     for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         _trusted(value, trust, path)
     target = node.get("_target_") if isinstance(node, dict) else None
-    if target is not None and not target.startswith("stormcell.") and not trust:
+    if target is None or trust:
+        return
+    try:
+        found = pkgutil.resolve_name(target) if target.startswith("stormcell.") else None
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"ckpt={path}: it needs {target}, which this Stormcell ({__version__}) lacks") from error
+    if not getattr(found, "__module__", "").startswith("stormcell." if inspect.isclass(found) else "stormcell.data."):
         raise UserError(f"ckpt={path}: its model is {target}, code outside stormcell; trust=true runs it")
 
 

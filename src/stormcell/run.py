@@ -18,10 +18,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from stormcell import checkpoint
 from stormcell.check import check_calls
 from stormcell.config import Config, DataConfig, UserError, nearest
+from stormcell.data.cells import locate
 from stormcell.judge import judge
 from stormcell.report.folder import write_judgement
 
@@ -33,15 +35,17 @@ def train(cfg: DictConfig) -> float | None:
     folder = _folder()
     plain = OmegaConf.to_container(cfg, resolve=True)
     _check(plain)
+    if plain["data"]["path"] is not None:
+        plain["data"]["path"] = str(locate(plain["data"]["path"]).resolve())  # evaluate.py may be typed elsewhere
     _quiet()
     pl.seed_everything(cfg.seed, verbose=False)
     data = _data_module(cfg)
     data.setup()
     model = instantiate(cfg.model)(spec=data.spec)
-    _fits(model, data)
+    _fits(model, data, cfg.objective)
     model.initialise(data)
     model.record = checkpoint.make_record(plain, data)
-    loggers = [instantiate(node) for node in (cfg.logger or {}).values()]
+    loggers = _loggers(cfg)
     trainer = _trainer(cfg, loggers)
     done = False
     try:
@@ -49,10 +53,8 @@ def train(cfg: DictConfig) -> float | None:
             OmegaConf.save(OmegaConf.create(plain), folder / "config.yaml")
             log.info("%s on %s: %s", plain["model"]["_target_"].split(".")[-1], cfg.data.name, _size(data))
         start = time.perf_counter()
-        # weights_only: a checkpoint of ours holds nothing but plain values and tensors
-        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt, weights_only=True)
+        _fit(trainer, model, data, cfg.ckpt, folder)
         fit_s = time.perf_counter() - start
-        _interrupted(trainer)
         objective = _closing_test(cfg, trainer, model, data, loggers, folder, fit_s)
         done = True
     finally:
@@ -109,6 +111,9 @@ def _quiet() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # Batches come from memory in one call: workers would make them slower (README, "How it is built").
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Networks of this size gain little from a second thread, and lose tenfold where the cores are shared.
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*srun.*"):
         warnings.filterwarnings("ignore", message=message)
     # A resumed run: the stream of batches finds its place by the step, and the folder is meant to be its own.
@@ -132,8 +137,11 @@ def _size(data: Any) -> str:
     )
 
 
-def _fits(model: pl.LightningModule, data: Any) -> None:
-    """Refuse before training when the model can answer none of the questions of the split."""
+def _fits(model: pl.LightningModule, data: Any, objective: str) -> None:
+    """Refuse before training an objective that nobody logs, and a split of which the model can answer nothing."""
+    logged = [f"val/{name}" for name in (*model.parts, *model.scores)]
+    if objective not in logged:
+        raise UserError(f"objective={objective}{nearest(objective, logged)}: this model logs {', '.join(logged)}")
     tested = sorted(data.split.groups)
     unknown = {c: data.spec.unknown_targets(c) for c in tested if data.spec.unknown_targets(c)}
     if tested and len(unknown) == len(tested):
@@ -149,24 +157,55 @@ def _fits(model: pl.LightningModule, data: Any) -> None:
         )
 
 
+def _loggers(cfg: DictConfig) -> list:
+    loggers = [instantiate(node) for node in (cfg.logger or {}).values()]
+    for logger in loggers:
+        if type(logger).__name__ == "WandbLogger":
+            import wandb
+
+            try:
+                _ = logger.experiment  # signs in now, not after the first hundred steps
+            except wandb.errors.Error as error:
+                wandb.finish(exit_code=1)
+                raise UserError(
+                    f"logger=wandb: {str(error).splitlines()[0]}; run `wandb login`, or add logger.wandb.offline=true"
+                ) from error
+    return loggers
+
+
 def _trainer(cfg: DictConfig, loggers: list) -> pl.Trainer:
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     if not sys.stdout.isatty():
         callbacks = [c for c in callbacks if not isinstance(c, pl.callbacks.RichProgressBar)]
-    fast = bool(cfg.trainer.get("fast_dev_run"))
-    return instantiate(cfg.trainer)(
-        callbacks=callbacks,
-        logger=loggers or False,
-        plugins=[checkpoint.AtomicCheckpointIO()],
-        use_distributed_sampler=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        **({"enable_checkpointing": True} if not fast else {}),
-    )
+    options: dict[str, Any] = {}
+    if not cfg.trainer.get("fast_dev_run"):
+        options["enable_checkpointing"] = True
+    steps, interval = cfg.trainer.get("max_steps", -1), cfg.trainer.get("val_check_interval")
+    if isinstance(interval, int) and 0 < steps < interval:
+        options["val_check_interval"] = steps  # a short run is looked at once, at its end
+    try:
+        return instantiate(cfg.trainer)(
+            callbacks=callbacks,
+            logger=loggers or False,
+            plugins=[checkpoint.AtomicCheckpointIO()],
+            use_distributed_sampler=False,
+            enable_progress_bar=sys.stdout.isatty(),
+            **options,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _interrupted(trainer: pl.Trainer) -> None:
-    if trainer.interrupted:
-        raise UserError("interrupted; go on with ckpt=<run folder>/checkpoints/last.ckpt")
+def _fit(trainer: pl.Trainer, model: pl.LightningModule, data: Any, ckpt: str | None, folder: Path) -> None:
+    """Train; Ctrl-C ends the program, and says how to go on."""
+    try:
+        # weights_only: a checkpoint of ours holds nothing but plain values and tensors
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        last = folder / "checkpoints" / "last.ckpt"
+        if trainer.is_global_zero and last.exists():
+            print(f"\nstopped; go on with: python train.py ckpt={last}", file=sys.stderr)
+        raise
 
 
 def _closing_test(cfg, trainer, model, data, loggers, folder: Path, fit_s: float) -> float | None:

@@ -145,6 +145,12 @@ class ControlPerturbedDataModule(pl.LightningDataModule):
         mine = mine[self.cells.obs["is_control"].to_numpy()[mine]]
         return mine if context == "all" else mine[self.context[mine] == context]
 
+    def test_values(self, condition: str, context: str, column: str) -> np.ndarray:
+        """Values of an obs column over the test cells of a query."""
+        obs, rows = self.cells.obs, self.rows["test"]
+        mine = (obs["condition"].to_numpy(str)[rows] == condition) & (self.context[rows] == context)
+        return obs[column].to_numpy(str)[rows[mine]]
+
     def step_rows(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """Rows of training batch `step` that this process computes: every world-th cell of the global batch."""
         train = self.rows["train"]

@@ -22,6 +22,7 @@ class Model(pl.LightningModule):
     """
 
     parts: tuple[str, ...] = ("loss",)
+    scores: tuple[str, ...] = ()  # what validation_scores returns
 
     def __init__(
         self,
@@ -55,11 +56,11 @@ class Model(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         parts = self.loss(batch)
-        # Lightning's log costs as much as a small network's step. Shards of a training batch are equal, so the mean is exact.
+        # Not at every step: Lightning's log costs as much as a small network's step.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log_dict(
                 {f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=1, sync_dist=True
-            )
+            )  # shards of a training batch are equal, so the mean over processes is exact
         return parts["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

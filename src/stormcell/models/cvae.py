@@ -28,11 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stormcell.analysis.effects import log_fold_changes, target_effects
-from stormcell.config import UserError
+from stormcell.analysis.effects import log_fold_changes, log_inverse_dispersion, target_effects
+from stormcell.config import UserError, nearest
 from stormcell.data.control_perturbed import PerturbedCells
 from stormcell.data.csr import group_mean
 from stormcell.data.spec import TARGET_SUM, Spec
+from stormcell.data.split import rows_by
 from stormcell.evaluation.heldout import HeldOut, Method
 from stormcell.evaluation.perturbation import energy_distance, pearson
 from stormcell.models.base import Model
@@ -56,7 +57,7 @@ class Beta:
     """The weight of the KL over training: constant, a linear rise, or `cycles` rises and plateaus."""
 
     weight: float = 1.0
-    schedule: str = "linear"  # constant · linear · cyclical
+    schedule: Literal["constant", "linear", "cyclical"] = "linear"
     warmup: float = 0.3  # share of training (of a cycle) over which the weight rises
     cycles: int = 4
 
@@ -105,6 +106,9 @@ class CVAE(Model):
         The generation mode that is validated and shown first; the scoreboard has both.
     n_cells
         Cells generated per perturbation for the scoreboard.
+    match
+        Obs column (`batch`, `cell_type`) whose values the controls that generated cells start from have in the
+        proportions of the test cells.
     effect_prior
         Counts by which the starting log effects of a target are shrunk to zero (analysis/effects.py).
 
@@ -112,6 +116,7 @@ class CVAE(Model):
     """
 
     parts = ("loss", "reconstruction", "kl")
+    scores = ("shift_correlation", "energy_distance", "score")
 
     def __init__(
         self,
@@ -122,11 +127,12 @@ class CVAE(Model):
         likelihood: Literal["auto", "negative_binomial", "gaussian"] = "auto",
         latent: int = 16,
         hidden: Sequence[int] = (128, 128),
-        beta: dict | None = None,
+        beta: Beta = Beta(),
         free_bits: float = 0.0,
         sigma: Literal["gene", "shared"] = "gene",
         mode: Literal["A", "B"] = "A",
         n_cells: int = 1000,
+        match: str | None = None,
         effect_prior: float = 3.0,
     ) -> None:
         super().__init__(spec, optimizer, scheduler, seed)
@@ -137,9 +143,11 @@ class CVAE(Model):
                 f"model.likelihood=negative_binomial needs counts, but data.scale={spec.scale}; use "
                 "model.likelihood=gaussian, or data.recover_counts=true for log1p values that hold integer counts"
             )
+        if latent < 1 or n_cells < 2 or any(width < 1 for width in hidden):
+            raise UserError(f"model: latent={latent} and hidden={list(hidden)} from 1, n_cells={n_cells} from 2 on")
         self.likelihood, self.mode, self.n_cells, self.free_bits = likelihood, mode, n_cells, free_bits
-        self.effect_prior = effect_prior
-        self.beta = Beta(**(beta or {}))
+        self.effect_prior, self.match = effect_prior, match
+        self.beta = beta
         # A Gaussian reads expression, so its level is the mean expression; the pooled log rate stands for counts.
         self.network = Network(spec, latent, hidden)
         self.latent = latent
@@ -153,11 +161,16 @@ class CVAE(Model):
 
     @torch.no_grad()
     def initialise(self, data: ControlPerturbedDataModule) -> None:
-        """The level starts at the controls, the linear path at the closed-form effects of the targets.
+        """The level starts at the controls, effects and dispersions at their closed forms (analysis/effects.py).
 
         An Adam step moves a weight by the learning rate at most: a rare gene that a target switches on lies further
         from zero, in nats, than a whole training of such steps.
         """
+        if self.match is not None and self.match not in data.cells.obs:
+            columns = list(data.cells.obs.columns)
+            raise UserError(
+                f"model.match={self.match}{nearest(self.match, columns)}: columns read: {', '.join(columns)}"
+            )
         spec, rows = self.spec, data.rows["train"]
         condition = data.cells.obs["condition"].to_numpy(str)[rows]
         names, codes = np.unique(condition, return_inverse=True)
@@ -169,11 +182,13 @@ class CVAE(Model):
             change = means - level
         else:
             counts = group_mean(data.cells.X[rows], codes, len(names)) * n_cells[:, None]
-            exposure = np.bincount(codes, data.cells.obs["library"].to_numpy()[rows])
+            library = data.cells.obs["library"].to_numpy(float)[rows]
+            exposure = np.bincount(codes, library)
             # Half a count for genes that no training control shows.
             rate = (counts[~perturbed][0] + 0.5) / exposure[~perturbed]
             level = np.log(rate)
             change = log_fold_changes(counts, exposure, rate, self.effect_prior)
+            self.log_scale.copy_(torch.from_numpy(log_inverse_dispersion(data.cells.X[rows], library, codes)))
         hot = spec.multi_hot(list(names[perturbed]))
         effects = target_effects(change[perturbed], hot, n_cells[perturbed])
         self.network.effects.weight[:, : spec.n_targets] = torch.from_numpy(effects.T)
@@ -220,13 +235,13 @@ class CVAE(Model):
             )
         rng = np.random.default_rng(seed)
         n = len(source.x)
-        z = torch.from_numpy(rng.standard_normal((n, self.latent), np.float32)).to(self.device)
+        z = self._placed(torch.from_numpy(rng.standard_normal((n, self.latent), np.float32)))
         covariates = source.covariates
         if mode == "B":
             control = torch.cat([torch.zeros_like(source.condition), covariates], -1)
             mean, log_var = self.network.encode(source.x, control)
             z = mean + (0.5 * log_var).exp() * z
-        hot = torch.from_numpy(self.spec.multi_hot([condition])).to(self.device).expand(n, -1)
+        hot = self._placed(torch.from_numpy(self.spec.multi_hot([condition]))).expand(n, -1)
         decoded = self.network.decode(z, torch.cat([hot, covariates], -1)).cpu().numpy()
         if self.likelihood == "gaussian":
             sigma = np.exp(self.log_scale.cpu().numpy())
@@ -240,13 +255,29 @@ class CVAE(Model):
         counts = rng.poisson(rng.gamma(theta, 1 / theta, decoded.shape) * rate * library)
         return np.log1p(counts / library * TARGET_SUM).astype(np.float32)
 
-    def sources(self, data: ControlPerturbedDataModule, context: str, n: int, seed: int) -> PerturbedCells:
-        """n training control cells of a context, each as often as the others: what generated cells start from."""
-        rows = data.control_rows(context)
-        rng = np.random.default_rng(seed)
-        laps = [rng.permutation(rows) for _ in range(-(-n // len(rows)))]
-        batch = data.batch(np.concatenate(laps)[:n])
-        return PerturbedCells(*(field.to(self.device) if field is not None else None for field in batch))
+    def sources(
+        self, data: ControlPerturbedDataModule, context: str, n: int, seed: int, like: np.ndarray | None = None
+    ) -> PerturbedCells:
+        """n training control cells of a context: what generated cells start from.
+
+        Each as often as the others; or, with `like` (values of the obs column `match`), in the proportions of these.
+        Raises UserError when no training control has any of the values.
+        """
+        rows, rng = data.control_rows(context), np.random.default_rng(seed)
+        if like is None:
+            chosen = np.concatenate([rng.permutation(rows) for _ in range(-(-n // len(rows)))])[:n]
+        else:
+            pools = rows_by(data.cells.obs[self.match].to_numpy(str), rows)
+            like = like[np.isin(like, list(pools))]
+            if len(like) == 0:
+                raise UserError(f"model.match={self.match}: no training control has a value of the cells to be matched")
+            values, counts = np.unique(rng.choice(like, n), return_counts=True)
+            chosen = np.concatenate([rng.choice(pools[v], k) for v, k in zip(values, counts, strict=True)])
+        batch = data.batch(chosen)
+        return PerturbedCells(*(None if field is None else self._placed(field) for field in batch))
+
+    def _placed(self, field: Tensor) -> Tensor:
+        return field.to(self.device, self.dtype if field.is_floating_point() else None)
 
     def methods(self, data: ControlPerturbedDataModule, held_out: HeldOut) -> list[Method]:
         """The rows of the scoreboard: both modes, the configured one first."""
@@ -257,7 +288,9 @@ class CVAE(Model):
                 if self.spec.unknown_targets(query.condition):
                     return None
                 seed = self.seed * 1_000_003 + i
-                cells = self.generate(query.condition, self.sources(data, query.context, self.n_cells, seed), mode, seed)
+                like = data.test_values(query.condition, query.context, self.match) if self.match else None
+                source = self.sources(data, query.context, self.n_cells, seed, like)
+                cells = self.generate(query.condition, source, mode, seed)
                 return cells.mean(0, dtype=np.float64), cells
 
             return Method(f"cvae, mode {mode}", predict)
@@ -289,8 +322,8 @@ class CVAE(Model):
         means, kls = [], []
         # Of the cells of another file none are for validation.
         for batch in data.chunks("validation" if len(data.rows["validation"]) else "test"):
-            condition = torch.cat([batch.condition, batch.covariates], -1).to(self.device)
-            mean, log_var = self.network.encode(batch.x.to(self.device), condition)
+            condition = self._placed(torch.cat([batch.condition, batch.covariates], -1))
+            mean, log_var = self.network.encode(self._placed(batch.x), condition)
             means.append(mean.cpu())
             kls.append(kl_to_standard_normal(mean, log_var).cpu())
         variance = torch.cat(means).var(0, unbiased=False)
