@@ -200,7 +200,13 @@ def test_cells_without_counts_are_dropped_and_told(tmp_path):
 
 
 def test_every_call_of_a_config_is_checked():
-    model = {"_target_": "stormcell.models.cvae.CVAE", "_partial_": True, "latent": 8, "hidden": [64, 64], "match": None}
+    model = {
+        "_target_": "stormcell.models.cvae.CVAE",
+        "_partial_": True,
+        "latent": 8,
+        "hidden": [64, 64],
+        "match": None,
+    }
     wrong = partial(pytest.raises, UserError)
     check_calls({"model": model})
     check_calls({"model": {**model, "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 1}}})

@@ -12,6 +12,7 @@ from conftest import some_counts, write_h5ad
 from stormcell.config import DataConfig, GeneSelection, UserError
 from stormcell.data import split as splits
 from stormcell.data.control_perturbed import ControlPerturbedDataModule
+from stormcell.data.questions import held_out, validation_view
 
 PAIRS = partial(splits.held_out_combinations, share=1.0, test_cells=0.2)
 
@@ -260,7 +261,7 @@ def test_a_category_that_training_has_not_seen_is_all_zero(path, tmp_path):
 
 def test_what_is_held_out(path):
     data = module(path, split=partial(PAIRS, singles_seen=2))
-    held = data.held_out(data.reference)
+    held = held_out(data, data.reference, own_cells=True)
     obs, expression = data.cells.obs, data.expression.toarray()
     assert [(q.condition, q.group) for q in held.queries] == [
         ("A", splits.SEEN),
@@ -283,7 +284,7 @@ def test_what_is_held_out(path):
     assert set(held.train_shift) == {"A", "B", "B+E"}
     assert np.array_equal(held.detected, (expression[train] > 0).mean(0) > 0.05)
     shared = module(path, split=partial(PAIRS, controls_for_truth=0.0))
-    held = shared.held_out(shared.reference)
+    held = held_out(shared, shared.reference, own_cells=True)
     assert held.shared
     assert held.truth_controls["all"] is held.controls["all"]
 
@@ -305,7 +306,7 @@ def test_the_principal_components_are_those_of_the_dense_training_cells(path):
 def test_shifts_of_a_held_out_line_are_taken_within_lines(path):
     rule = partial(splits.held_out_covariate, key="line", value="THP1", test_cells=0.0)
     data = module(path, split=rule, covariate_keys=["line"])
-    held = data.held_out(data.reference)
+    held = held_out(data, data.reference, own_cells=True)
     obs, expression, train = data.cells.obs, data.expression.toarray(), data.split.mask("train")
     control, line = obs["is_control"].to_numpy(), obs["line"].to_numpy()
     assert {query.context for query in held.queries} == {"THP1"} == set(held.controls) == set(held.truth_controls)
@@ -318,7 +319,7 @@ def test_shifts_of_a_held_out_line_are_taken_within_lines(path):
 
 def test_validation_is_asked_of_seen_perturbations_alone(path):
     data = module(path)
-    view = data.validation_view
+    view = validation_view(data)
     condition, expression = data.cells.obs["condition"].to_numpy(), data.expression.toarray()
     assert [name for name, *_ in view.conditions] == ["A", "B"]
     for name, mean, coordinates in view.conditions:

@@ -68,11 +68,15 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
 def test_going_on_from_any_step_gives_the_same_stream(n_train, batch_size):
     data = module(n_train, batch_size=batch_size)
     lap = data.steps_per_epoch
-    assert lap == len(Steps(data, trainer())) == -(-n_train // batch_size)
-    whole = [batch for epoch in range(3) for batch in Steps(data, trainer(done=epoch * lap))]
+    assert lap == len(Steps(trainer(), data.steps_per_epoch, data.train_batch)) == -(-n_train // batch_size)
+    whole = [
+        batch
+        for epoch in range(3)
+        for batch in Steps(trainer(done=epoch * lap), data.steps_per_epoch, data.train_batch)
+    ]
     assert [step for step, _ in whole] == list(range(3 * lap))
     for done in range(2 * lap):
-        rest = list(Steps(data, trainer(done=done)))
+        rest = list(Steps(trainer(done=done), data.steps_per_epoch, data.train_batch))
         assert rest == whole[done : (done // lap + 1) * lap]
         assert rest
 

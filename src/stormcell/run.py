@@ -24,6 +24,7 @@ from stormcell import checkpoint
 from stormcell.check import check_calls
 from stormcell.config import Config, DataConfig, UserError, nearest
 from stormcell.data.cells import locate
+from stormcell.data.questions import held_out
 from stormcell.judge import judge
 from stormcell.report.folder import write_judgement
 
@@ -253,7 +254,7 @@ def _report(model, data, notes: list[str], embedding: str, loggers, folder: Path
     own = data.cells.fingerprint == model.record["data_sha256"]
     told = [*notes, *data.cells.notes, *data.split.notes, *model.notes(data)]
     with torch.no_grad():
-        judgement, kept = judge(model, data, data.held_out(reference, own_cells=own), told)
+        judgement, kept = judge(model, data, held_out(data, reference, own_cells=own), told)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     timing = {**timing, "test_s": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak, 1)}
     write_judgement(judgement, kept, data, model.record, folder, embedding, str(ckpt), timing, loggers)

@@ -20,11 +20,10 @@ from stormcell.config import DataConfig, UserError
 from stormcell.data.cells import Cells, read
 from stormcell.data.csr import DenseRows, row_normalise_log1p
 from stormcell.data.fit import align_genes, fit_spec, select_genes
-from stormcell.data.reference import Reference, ValidationView, fit_reference, held_out, validation_view
+from stormcell.data.reference import Reference, fit_reference
 from stormcell.data.spec import TARGET_SUM, Spec
 from stormcell.data.split import PARTS, Split, judged_only
 from stormcell.data.stream import Steps, cells_of_step
-from stormcell.evaluation.heldout import HeldOut
 from stormcell.nn.noise import keyed_uniform
 
 
@@ -156,6 +155,10 @@ class ControlPerturbedDataModule(pl.LightningDataModule):
         train = self.rows["train"]
         return train[cells_of_step(step, len(train), self.batch_size, self.seed)[rank::world]]
 
+    def train_batch(self, step: int, rank: int = 0, world: int = 1) -> PerturbedCells:
+        """Training batch `step`, or the share of it that this process computes."""
+        return self.batch(self.step_rows(step, rank, world), step)
+
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.rows["train"]) // self.batch_size)
@@ -164,7 +167,9 @@ class ControlPerturbedDataModule(pl.LightningDataModule):
         world = self.trainer.world_size
         if self.batch_size % world:
             raise UserError(f"datamodule.batch_size={self.batch_size} does not divide among {world} processes")
-        return Steps(self, self.trainer)
+        return Steps(
+            self.trainer, self.steps_per_epoch, lambda step, *who: self.batch(self.step_rows(step, *who), step)
+        )
 
     def val_dataloader(self) -> Chunks:
         return self.chunks("validation", self.trainer.global_rank, self.trainer.world_size)
@@ -172,15 +177,6 @@ class ControlPerturbedDataModule(pl.LightningDataModule):
     def chunks(self, part: str, rank: int = 0, world: int = 1) -> Chunks:
         """The cells of a part in batches: every world-th of them, unpadded."""
         return Chunks(self, self.rows[part][rank::world])
-
-    # ---- what is asked of a model
-
-    @cached_property
-    def validation_view(self) -> ValidationView:
-        return validation_view(self, self.reference)
-
-    def held_out(self, reference: Reference, own_cells: bool = True) -> HeldOut:
-        return held_out(self, reference, own_cells)
 
 
 class Chunks:

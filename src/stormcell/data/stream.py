@@ -6,16 +6,14 @@ cell comes once in each permutation, no cell is dropped, and a resumed run needs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
-
-    from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
 
 
 @lru_cache(maxsize=4)
@@ -37,14 +35,13 @@ def cells_of_step(step: int, n: int, batch_size: int, seed: int) -> np.ndarray:
 class Steps:
     """The batches of one pass through the training cells, from wherever the trainer stands."""
 
-    def __init__(self, data: ControlPerturbedDataModule, trainer: Trainer) -> None:
-        self.data, self.trainer = data, trainer
+    def __init__(self, trainer: Trainer, n_steps: int, batch: Callable[[int, int, int], Any]) -> None:
+        self.trainer, self.n_steps, self.batch = trainer, n_steps, batch  # batch(step, rank, world)
 
     def __len__(self) -> int:
-        return self.data.steps_per_epoch
+        return self.n_steps
 
-    def __iter__(self) -> Iterator[PerturbedCells]:
+    def __iter__(self) -> Iterator[Any]:
         start = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        for step in range(start, (start // len(self) + 1) * len(self)):
-            yield self.data.batch(self.data.step_rows(step, rank, world), step)
+        for step in range(start, (start // self.n_steps + 1) * self.n_steps):
+            yield self.batch(step, self.trainer.global_rank, self.trainer.world_size)

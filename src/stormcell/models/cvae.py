@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from stormcell.analysis.effects import log_fold_changes, log_inverse_dispersion, target_effects
 from stormcell.config import UserError, nearest
-from stormcell.data.control_perturbed import PerturbedCells
+from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
 from stormcell.data.csr import group_mean
+from stormcell.data.questions import ValidationView, validation_view
 from stormcell.data.spec import TARGET_SUM, Spec
 from stormcell.data.split import rows_by
 from stormcell.evaluation.heldout import HeldOut, Method
@@ -40,9 +41,6 @@ from stormcell.models.base import Model
 from stormcell.nn.likelihood import gaussian_log_prob, negative_binomial_log_prob
 from stormcell.nn.mlp import mlp
 from stormcell.nn.noise import keyed_normal
-
-if TYPE_CHECKING:
-    from stormcell.data.control_perturbed import ControlPerturbedDataModule
 
 VALIDATION_STEP = -1  # the noise of validation: the same at every check, so that checks can be compared
 
@@ -147,6 +145,7 @@ class CVAE(Model):
             raise UserError(f"model: latent={latent} and hidden={list(hidden)} from 1, n_cells={n_cells} from 2 on")
         self.likelihood, self.mode, self.n_cells, self.free_bits = likelihood, mode, n_cells, free_bits
         self.effect_prior, self.match = effect_prior, match
+        self._view: ValidationView | None = None
         self.beta = beta
         # A Gaussian reads expression, so its level is the mean expression; the pooled log rate stands for counts.
         self.network = Network(spec, latent, hidden)
@@ -306,7 +305,9 @@ class CVAE(Model):
         shifts are against training controls: a constant flattery that does not change which check is the best.
         """
         data = self.trainer.datamodule
-        view = data.validation_view
+        if self._view is None:
+            self._view = validation_view(data)
+        view = self._view
         correlation, distance = [], []
         for i, (condition, mean, coordinates) in enumerate(view.conditions):
             source = self.sources(data, "all", 500, i)
