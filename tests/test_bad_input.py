@@ -104,6 +104,14 @@ def test_a_run_folder_that_was_asked_for_is_not_left_behind(here):
         ([*FILE, "split.min_cells=101"], ["cells.h5ad: perturbation 'A' has 100 cells", "split.min_cells=101"]),
         ([*FILE, "split.test_cells=2"], ["split.test_cells=2: a share between 0 and 1"]),
         ([*FILE, "split=combinations", "data.separator=_"], ["cells.h5ad: ", "data.separator"]),
+        (["seed=-1"], ["seed=-1: a whole number from 0 to"]),
+        (["embedding=tsne"], ["embedding=tsne: pca or umap expected"]),
+        (["objective_mode=maxi"], ["objective_mode=maxi: max or min expected (did you mean 'max'?)"]),
+        ([*FILE, "split.validation=0"], ["cells.h5ad: the split leaves 0 perturbed validation cells"]),
+        (
+            ["trainer.max_steps=-1", "trainer.max_epochs=2"],
+            ["model.scheduler.T_max=-1: ", "give trainer.max_steps, or model.scheduler=null"],
+        ),
         ([*FILE, "datamodule.batch_size=0"], ["datamodule.batch_size=0: at least one cell"]),
         ([*FILE, "data.genes.top=5", "data.genes.flavor=seurat"], ["data.genes.flavor=seurat", "data.scale=counts"]),
     ],
@@ -175,6 +183,7 @@ def test_no_perturbed_cells(here):
         (lambda x: x, {"library_key": "short"}, "smaller than the counts in the file"),
         (lambda x: x, {"library_key": "shor"}, "no obs column 'shor' (data.library_key) (did you mean 'short'?)"),
         (lambda x: x, {"batch_key": "bach"}, "no obs column 'bach' (data.batch_key) (did you mean 'batch'?)"),
+        (lambda x: x, {"batch_key": 5}, "no obs column '5' (data.batch_key)"),
         (lambda x: x, {"layer": "count"}, "no layer 'count' (data.layer); it has X"),
         (
             lambda x: np.log1p(x),

@@ -272,6 +272,28 @@ def test_genes_are_dropped_and_chosen_on_the_training_cells_alone(make_h5ad):
     settings.genes.flavor = "seurat"
     with pytest.raises(UserError, match=r"data.genes.flavor=seurat does not fit data.scale=counts"):
         select_genes(cells, train, settings)
+    settings.genes = GeneSelection(top=0)
+    with pytest.raises(UserError, match=r"data.genes.top=0: at least one gene"):
+        select_genes(cells, train, settings)
+
+
+@pytest.mark.parametrize(
+    ("scale", "flavor", "words"),
+    [
+        (
+            "log1p",
+            "seurat_v3",
+            r"\(did you mean 'seurat'\?\); this scale takes .*=seurat or cell_ranger, or keep",
+        ),
+        ("log1p", "seurrat", r"did you mean 'seurat'"),
+        ("continuous", "seurat", r"data.scale=continuous; it takes none: keep every gene with data.genes.top=null"),
+    ],
+)
+def test_a_way_of_choosing_genes_belongs_to_a_scale(make_h5ad, scale, flavor, words):
+    settings = config(make_h5ad(np.log1p(some_counts(60, 8)), some_obs(60)), scale=scale)
+    settings.genes = GeneSelection(top=4, flavor=flavor)
+    with pytest.raises(UserError, match=words):
+        select_genes(read(settings), np.ones(60, bool), settings)
 
 
 # ---- labels
@@ -300,6 +322,17 @@ def test_other_control_labels_and_numbers(make_h5ad):
     assert list(cells.obs["condition"]) == ["NT", "x", "x", "NT"]
     cells = read(config(make_h5ad(some_counts(4, 8), labelled([0, 1, 2, 0])), control="0"))
     assert list(cells.obs["condition"]) == ["0", "1", "2", "0"]
+    cells = read(config(make_h5ad(some_counts(4, 8), labelled([0, 1, 2, 0])), control=0))
+    assert list(cells.obs["is_control"]) == [True, False, False, True]
+    for nothing in (None, []):
+        with pytest.raises(UserError, match=r"data.control is empty"):
+            read(config(make_h5ad(some_counts(4, 8), labelled([0, 1, 2, 0])), control=nothing))
+
+
+@pytest.mark.parametrize("separator", [None, "", [], ["+", ""]])
+def test_a_separator_is_a_sign(make_h5ad, separator):
+    with pytest.raises(UserError, match=r"data.separator=.*: a sign such as \+ is needed"):
+        read(config(make_h5ad(some_counts(2, 8), labelled(["control", "A"])), separator=separator))
 
 
 def test_a_plus_within_a_name_is_told(make_h5ad):
@@ -370,6 +403,14 @@ def test_a_covariate_does_not_take_the_place_of_a_column_of_ours(make_h5ad, name
     path = make_h5ad(None, some_obs(60).assign(**{name: "x"}))
     with pytest.raises(UserError, match=rf"data.covariate_keys: {name!r} .* rename"):
         read(config(path, covariate_keys=[name]))
+
+
+def test_a_covariate_called_batch_is_not_taken_for_the_batch_that_was_named(make_h5ad):
+    path = make_h5ad(None, some_obs(60).assign(donor=["p", "q"] * 30))
+    with pytest.raises(UserError, match=r"data.covariate_keys: 'batch' .* rename"):
+        read(config(path, batch_key="donor", covariate_keys=["batch"]))
+    same = read(config(path, batch_key="batch", covariate_keys=["batch", "donor"]))
+    assert list(same.obs["batch"]) == list(read(config(path, covariate_keys=["batch"])).obs["batch"])
 
 
 # ---- refusals

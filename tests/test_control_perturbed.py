@@ -254,6 +254,8 @@ def test_a_category_that_training_has_not_seen_is_all_zero(path, tmp_path):
     line = other.cells.obs["line"].to_numpy(str)
     found = other.batch(np.arange(len(line))).covariates.numpy()
     assert np.array_equal(found, (line == "K562")[:, None] * np.array([1.0, 0.0]))
+    with pytest.raises(UserError, match=r"other.h5ad: the model was trained with the covariate 'line', which was not"):
+        elsewhere(data.spec, tmp_path / "other.h5ad", library_key="total_counts")
 
 
 # ---- what is asked of a model

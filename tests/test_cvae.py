@@ -337,6 +337,17 @@ def test_sources_are_training_controls_each_as_often(data):
     assert set(few) != set(model.sources(data, "all", 10, seed=1).index.numpy())
 
 
+def test_matched_sources_have_the_proportions_of_the_cells_and_no_order(data):
+    """The first of the generated cells stand for all of them in predictions.h5ad and in the picture."""
+    model = shaken(data, match="batch")
+    batch = data.cells.obs["batch"].to_numpy(str)
+    first, second = np.unique(batch[data.control_rows("all")])[:2]
+    found = batch[model.sources(data, "all", 1000, seed=0, like=np.array([first, second, second, second])).index]
+    assert set(found) == {first, second}
+    for part in (found, found[:200]):
+        assert abs((part == second).mean() - 0.75) < 0.1
+
+
 def test_an_unknown_target_is_refused(data):
     model = shaken(data)
     source = controls(model, data, 3)

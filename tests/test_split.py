@@ -263,6 +263,7 @@ def test_a_table_of_conditions(tmp_path):
             r"part 'tets' \(did you mean 'test'\?\); parts are train, validation, test, truth",
         ),
         ("condition,part\nA,\n", r"part ''; parts are"),
+        ("condition,part\nA,test\nC,validation\n", r"part 'validation' of a whole condition .* train or test"),
         ("condition,part\nX+Y,test\n", r"no perturbation 'X\+Y' in the data"),
         ("cell,part\nA-001,test\n", r"459 cells of the data have no row \(split.path\)".replace("459", "419")),
         ("cell,part\nA-001,test\nA-001,train\n", r"cell 'A-001' stands in two parts"),

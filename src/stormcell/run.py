@@ -30,6 +30,8 @@ from stormcell.report.folder import write_judgement
 
 log = logging.getLogger(__name__)
 
+EMBEDDINGS = ("pca", "umap")
+
 
 def train(cfg: DictConfig) -> float | None:
     """Fit a model, judge its best checkpoint on the held-out cells, write the run folder; returns the objective."""
@@ -38,6 +40,8 @@ def train(cfg: DictConfig) -> float | None:
     _check(plain)
     if plain["data"]["path"] is not None:
         plain["data"]["path"] = str(locate(plain["data"]["path"]).resolve())  # evaluate.py may be typed elsewhere
+    if plain["split"].get("path") is not None:
+        plain["split"]["path"] = str(locate(plain["split"]["path"], "split.path", "*.csv").resolve())
     _quiet()
     pl.seed_everything(cfg.seed, verbose=False)
     data = _data_module(cfg)
@@ -47,7 +51,7 @@ def train(cfg: DictConfig) -> float | None:
     model.initialise(data)
     model.record = checkpoint.make_record(plain, data)
     loggers = _loggers(cfg)
-    trainer = _trainer(cfg, loggers)
+    trainer = _trainer(cfg, loggers, data.steps_per_epoch)
     done = False
     try:
         if trainer.is_global_zero:
@@ -68,6 +72,8 @@ def evaluate(cfg: DictConfig) -> None:
     _quiet()
     if OmegaConf.is_missing(cfg, "ckpt"):
         raise UserError("ckpt is missing: python evaluate.py ckpt=outputs/…/checkpoints/best.ckpt")
+    if cfg.embedding is not None:
+        _check_word("embedding", cfg.embedding, EMBEDDINGS)
     model = checkpoint.load(cfg.ckpt, cfg.trust)
     given = {key: value for key, value in OmegaConf.to_container(cfg.data).items() if value is not None}
     was = OmegaConf.create(model.record["config"])
@@ -90,9 +96,18 @@ def _check(plain: dict[str, Any]) -> None:
     for key in plain:
         if key not in known:
             raise UserError(f"{key}: no such config key{nearest(key, known)}; python train.py --cfg job lists them")
-    check_calls(plain["trainer"], "trainer")
+    if not 0 <= plain["seed"] < 2**32:
+        raise UserError(f"seed={plain['seed']}: a whole number from 0 to {2**32 - 1} expected")
+    _check_word("embedding", plain["embedding"], EMBEDDINGS)
+    _check_word("objective_mode", plain["objective_mode"], ("max", "min"))
+    check_calls(plain["trainer"], "trainer")  # first, because other keys repeat its values
     check_calls({key: value for key, value in plain.items() if key != "data"})
     check_calls({"_target_": "stormcell.data.simulate.simulate", **plain["data"]["simulate"]}, "data.simulate")
+    if ((plain["model"].get("scheduler") or {}).get("T_max") or 1) < 1:
+        raise UserError(
+            f"model.scheduler.T_max={plain['model']['scheduler']['T_max']}: the learning rate falls over a number of "
+            "steps; give trainer.max_steps, or model.scheduler=null"
+        )
     devices, nodes = plain["trainer"].get("devices", 1), plain["trainer"].get("num_nodes", 1)
     hydra = HydraConfig.get()
     local = "basic_launcher" in hydra.launcher._target_ or "joblib" in hydra.launcher._target_
@@ -104,6 +119,11 @@ def _check(plain: dict[str, Any]) -> None:
     fixed = any(override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra)
     if "TORCHELASTIC_RUN_ID" in os.environ and not fixed:
         raise UserError("under torchrun every process makes its own folder: give one with hydra.run.dir=FOLDER")
+
+
+def _check_word(key: str, word: str, options: tuple[str, ...]) -> None:
+    if word not in options:
+        raise UserError(f"{key}={word}: {' or '.join(options)} expected{nearest(word, options)}")
 
 
 def _quiet() -> None:
@@ -139,10 +159,17 @@ def _size(data: Any) -> str:
 
 
 def _fits(model: pl.LightningModule, data: Any, objective: str) -> None:
-    """Refuse before training an objective that nobody logs, and a split of which the model can answer nothing."""
+    """Refuse before training an objective that nobody logs, a split without validation cells to stop by, and one of
+    which the model can answer nothing."""
     logged = [f"val/{name}" for name in (*model.parts, *model.scores)]
     if objective not in logged:
         raise UserError(f"objective={objective}{nearest(objective, logged)}: this model logs {', '.join(logged)}")
+    perturbed = ~data.cells.obs["is_control"].to_numpy()[data.rows["validation"]]
+    if perturbed.sum() < 2:
+        raise UserError(
+            f"{data.cells.origin}: the split leaves {perturbed.sum()} perturbed validation cells, which decide when "
+            "training stops and which checkpoint is the best; raise split.validation, or name some in split.path"
+        )
     tested = sorted(data.split.groups)
     unknown = {c: data.spec.unknown_targets(c) for c in tested if data.spec.unknown_targets(c)}
     if tested and len(unknown) == len(tested):
@@ -174,14 +201,16 @@ def _loggers(cfg: DictConfig) -> list:
     return loggers
 
 
-def _trainer(cfg: DictConfig, loggers: list) -> pl.Trainer:
+def _trainer(cfg: DictConfig, loggers: list, steps_per_epoch: int) -> pl.Trainer:
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node is not None]
     if not sys.stdout.isatty():
         callbacks = [c for c in callbacks if not isinstance(c, pl.callbacks.RichProgressBar)]
     options: dict[str, Any] = {}
     if not cfg.trainer.get("fast_dev_run"):
         options["enable_checkpointing"] = True
-    steps, interval = cfg.trainer.get("max_steps", -1), cfg.trainer.get("val_check_interval")
+    budgets = cfg.trainer.get("max_steps", -1), (cfg.trainer.get("max_epochs") or -1) * steps_per_epoch
+    steps = min((budget for budget in budgets if budget > 0), default=-1)
+    interval = cfg.trainer.get("val_check_interval")
     if isinstance(interval, int) and 0 < steps < interval:
         options["val_check_interval"] = steps  # a short run is looked at once, at its end
     try:
@@ -216,10 +245,10 @@ def _closing_test(cfg, trainer, model, data, loggers, folder: Path, fit_s: float
     best = saver.best_model_path if saver is not None else ""
     if not trainer.is_global_zero:
         return None
+    seen = (trainer.global_step - model.first_step) * data.batch_size
     if best:
         model, value = checkpoint.load(best), saver.best_model_score
     model = model.cpu().eval()
-    seen = trainer.global_step * data.batch_size
     timing = {"fit_s": round(fit_s, 2), "cells_per_s": round(seen / fit_s, 1)}
     shown = Path(best or "(no checkpoint: fast_dev_run)")
     _report(model, data, [], cfg.embedding, loggers, folder, shown, timing)
@@ -233,10 +262,15 @@ def _judged_cells(was: DictConfig, model: Any, elsewhere: bool) -> tuple[Any, li
         data.setup()
         if data.split.sha256 == model.record["split_sha256"] and data.spec.record() == model.record["spec"]:
             return data, []
-        changed = data.cells.origin
+        if data.cells.fingerprint == model.record["data_sha256"]:
+            raise UserError(
+                f"{data.cells.origin}: the file of the training cells, but data.* reads it otherwise than training "
+                "did; leave out every key of data but data.path"
+            )
         raise UserError(
-            f"{changed}: not the cells that this checkpoint was trained and split on (split {data.split.sha256[:12]}, "
-            f"expected {model.record['split_sha256'][:12]}); name the file with data.path=… to judge all its cells"
+            f"{data.cells.origin}: not the cells that this checkpoint was trained and split on (split "
+            f"{data.split.sha256[:12]}, expected {model.record['split_sha256'][:12]}); name the file with data.path=… "
+            "to judge all its cells"
         )
     from stormcell.data.cells import read
 

@@ -174,7 +174,7 @@ def _pick(key: Any, columns: Sequence[str], config_key: str, origin: str) -> str
     """The obs column that a config key names: of a list the first that exists."""
     if key is None:
         return None
-    options = [key] if isinstance(key, str) else list(key)
+    options = list(key) if isinstance(key, list | tuple) else [str(key)]
     for option in options:
         if option is None or option in columns:
             return option
@@ -186,14 +186,17 @@ def _pick(key: Any, columns: Sequence[str], config_key: str, origin: str) -> str
 
 def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
     columns = [str(column) for column in table.obs.columns]
-    for name in ("batch", "cell_type", "cluster", "pseudotime"):
+    for name in _NAMED:
         key = _pick(getattr(config, f"{name}_key"), columns, f"data.{name}_key", table.origin)
         if key is not None:
             column = table.obs[key]
             cells.obs[name] = _numbers(column, table.origin) if name == "pseudotime" else column.astype(str).to_numpy()
     for covariate in config.covariate_keys:
         key = _pick(covariate, columns, "data.covariate_keys", table.origin)
-        if key in _OURS:
+        taken = key in _OURS
+        if key in _NAMED:  # obs[key] was made of a column that may be another
+            taken = _pick(getattr(config, f"{key}_key"), columns, "", table.origin) not in (None, key)
+        if taken:
             raise UserError(
                 f"{table.origin}: data.covariate_keys: {key!r} is the name of a column that is made here; rename it in "
                 "the file"
@@ -210,6 +213,7 @@ def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
 
 _PLUS = "⁺"  # of CD4+, where the labels are joined by another sign
 _OURS = ("condition", "is_control", "library")
+_NAMED = ("batch", "cell_type", "cluster", "pseudotime")  # read from the column that data.<name>_key says
 
 
 def _numbers(column: pd.Series, origin: str) -> np.ndarray:
@@ -224,12 +228,20 @@ def _numbers(column: pd.Series, origin: str) -> np.ndarray:
 
 def control_labels(config: DataConfig) -> list[str]:
     """data.control as a list; the first label names all control cells."""
-    return [config.control] if isinstance(config.control, str) else [str(label) for label in config.control]
+    labels = config.control if isinstance(config.control, list | tuple) else [config.control]
+    if not labels or any(label is None for label in labels):
+        raise UserError("data.control is empty: give the label of the control cells, or a list of labels")
+    return [str(label) for label in labels]
 
 
 def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
     """Labels → targets sorted and joined by "+", without parts that say control (A+ctrl is A); empty ones → None."""
-    separators = [config.separator] if isinstance(config.separator, str) else list(config.separator)
+    separators = config.separator if isinstance(config.separator, list | tuple) else [config.separator]
+    if not separators or not all(isinstance(sign, str) and sign for sign in separators):
+        raise UserError(
+            f"data.separator={config.separator!r}: a sign such as + is needed, or a list of them; where no label joins "
+            "targets, one that occurs in none, such as @@"
+        )
     controls = control_labels(config)
     codes, names = pd.factorize(labels)
     separator = next((s for s in separators if any(s in str(n) for n in names if n not in controls)), separators[0])

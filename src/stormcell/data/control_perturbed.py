@@ -78,6 +78,11 @@ class ControlPerturbedDataModule(pl.LightningDataModule):
         Genes are taken by name, in the order of the spec. Raises UserError when one is missing.
         """
         cells = align_genes(_by_name(read(self.config)), spec)
+        if missing := [key for key in spec.covariates if key not in cells.obs]:
+            raise UserError(
+                f"{cells.origin}: the model was trained with the covariate {missing[0]!r}, which was not read; "
+                "name it with data.cell_type_key or data.covariate_keys"
+            )
         self.split = judged_only(cells, self.seed, spec.conditions, controls_for_truth)
         self._use(cells, spec)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from stormcell.config import DataConfig, UserError
+from stormcell.config import DataConfig, GeneSelection, UserError, nearest
 from stormcell.data.cells import Cells
 from stormcell.data.csr import row_normalise_log1p
 from stormcell.data.spec import TARGET_SUM, Spec
@@ -27,24 +27,46 @@ def select_genes(cells: Cells, train: np.ndarray, config: DataConfig) -> np.ndar
         raise UserError(f"{cells.origin}: data.qc.min_cells_per_gene={qc.min_cells_per_gene} leaves no gene")
     if genes.top is None or len(keep) <= genes.top:
         return keep
-    import scanpy as sc
-    from anndata import AnnData
-
-    counts_needed = genes.flavor in ("seurat_v3", "seurat_v3_paper")
-    if counts_needed != (cells.scale == "counts"):
+    if genes.top < 1:
+        raise UserError(f"data.genes.top={genes.top}: at least one gene is needed, or null for every gene")
+    fitting = _FLAVORS[cells.scale]
+    if genes.flavor not in fitting:
+        takes = f"this scale takes data.genes.flavor={' or '.join(fitting)}, or" if fitting else "it takes none:"
         raise UserError(
-            f"{cells.origin}: data.genes.flavor={genes.flavor} does not fit data.scale={cells.scale}; counts take "
-            "seurat_v3, log1p takes seurat, or keep every gene with data.genes.top=null"
+            f"{cells.origin}: data.genes.flavor={genes.flavor} does not fit data.scale={cells.scale}"
+            f"{nearest(genes.flavor, fitting)}; {takes} keep every gene with data.genes.top=null"
         )
     # Genes without a count break the loess fit of seurat_v3.
     keep = keep[np.bincount(X.indices, minlength=X.shape[1])[keep] > 0]
     if len(keep) <= genes.top:
         return keep
-    table = sc.pp.highly_variable_genes(
-        AnnData(X[:, keep].copy()), n_top_genes=genes.top, flavor=genes.flavor, inplace=False
-    )
-    cells.notes.append(f"{genes.top} highly variable genes of {X.shape[1]} ({genes.flavor}, on the training cells)")
-    return keep[table["highly_variable"].to_numpy(bool)]
+    chosen = keep[_highly_variable(X[:, keep], genes, cells.origin)]
+    cells.notes.append(f"{len(chosen)} highly variable genes of {X.shape[1]} ({genes.flavor}, on the training cells)")
+    return chosen
+
+
+_FLAVORS = {  # of scanpy, by the scale that each is defined on
+    "counts": ("seurat_v3", "seurat_v3_paper"),
+    "log1p": ("seurat", "cell_ranger"),
+    "continuous": (),
+}
+
+
+def _highly_variable(X: csr_matrix, genes: GeneSelection, origin: str) -> np.ndarray:
+    """scanpy's choice: N × G → G bool."""
+    import scanpy as sc
+    from anndata import AnnData
+
+    try:
+        table = sc.pp.highly_variable_genes(
+            AnnData(X.copy()), n_top_genes=genes.top, flavor=genes.flavor, inplace=False
+        )
+    except ValueError as error:  # the loess fit of seurat_v3 is singular where cells or counts are few
+        raise UserError(
+            f"{origin}: scanpy could not choose genes with data.genes.flavor={genes.flavor} "
+            f"({' '.join(str(error).split())[:160]}); keep every gene with data.genes.top=null"
+        ) from error
+    return table["highly_variable"].to_numpy(bool)
 
 
 def fit_spec(cells: Cells, train: np.ndarray, config: DataConfig) -> Spec:

@@ -68,12 +68,12 @@ def held_out_cells(cells: Cells, seed: int, **rest) -> Split:
 
 
 def held_out_perturbations(
-    cells: Cells, seed: int, share: float = 0.2, names: Sequence[str] | None = None, **rest
+    cells: Cells, seed: int, share: float = 0.2, names: Sequence[str | int] | None = None, **rest
 ) -> Split:
     """Test on whole perturbations: named ones, or a share of the single-target ones."""
     conditions = _conditions(cells)
     if names is not None:
-        held = [_known(name, conditions, "split.names") for name in names]
+        held = [_known(str(name), conditions, "split.names") for name in names]
     else:
         singles = [c for c in conditions if "+" not in c]
         held = _draw(singles, share, seed, "split.share")
@@ -108,9 +108,10 @@ def held_out_combinations(
     return _divide(cells, seed, held, Rest(**rest))
 
 
-def held_out_covariate(cells: Cells, seed: int, key: str, value: str, **rest) -> Split:
+def held_out_covariate(cells: Cells, seed: int, key: str, value: str | int, **rest) -> Split:
     """Test on a cell type or donor that is never seen perturbed; its controls are split between methods and truth."""
     _conditions(cells)
+    value = str(value)
     if key not in cells.obs:
         raise UserError(
             f"{cells.origin}: no column {key!r} (split.key){nearest(key, cells.obs.columns)}; set data.cell_type_key, "
@@ -147,6 +148,11 @@ def from_file(cells: Cells, seed: int, path: str, **rest) -> Split:
     if wrong:
         raise UserError(f"{path}: part {wrong[0]!r}{nearest(wrong[0], PARTS)}; parts are {', '.join(PARTS)}")
     if key == "condition":
+        if other := sorted(set(table["part"]) - {"train", "test"}):
+            raise UserError(
+                f"{path}: part {other[0]!r} of a whole condition (split.path); conditions are of part train or test, "
+                "and split.validation and split.controls_for_truth divide the rest"
+            )
         names = ["+".join(sorted(name.split("+"))) for name in table["condition"][table["part"] == "test"]]
         held = {_known(name, conditions, f"{path}, split.path"): UNSEEN for name in names}
         return _divide(cells, seed, _by_singles(held, conditions), Rest(**rest))

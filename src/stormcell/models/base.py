@@ -34,6 +34,7 @@ class Model(pl.LightningModule):
         super().__init__()
         self.spec, self.seed = spec, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.first_step = 0  # of this process: a run that goes on begins later
         self.record: dict[str, Any] = {}  # config, split hash, versions: written into every checkpoint
         self.validation_means = nn.ModuleDict({part: MeanMetric() for part in self.parts})
 
@@ -53,6 +54,9 @@ class Model(pl.LightningModule):
         """Share of the training budget that is spent, 0 to 1."""
         budget = self.trainer.estimated_stepping_batches
         return min(1.0, self.global_step / budget) if budget else 1.0
+
+    def on_train_start(self) -> None:
+        self.first_step = self.global_step
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         parts = self.loss(batch)

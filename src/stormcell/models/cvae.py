@@ -271,7 +271,10 @@ class CVAE(Model):
             if len(like) == 0:
                 raise UserError(f"model.match={self.match}: no training control has a value of the cells to be matched")
             values, counts = np.unique(rng.choice(like, n), return_counts=True)
-            chosen = np.concatenate([rng.choice(pools[v], k) for v, k in zip(values, counts, strict=True)])
+            # Shuffled, because only the first of the generated cells are kept and drawn.
+            chosen = rng.permutation(
+                np.concatenate([rng.choice(pools[v], k) for v, k in zip(values, counts, strict=True)])
+            )
         batch = data.batch(chosen)
         return PerturbedCells(*(None if field is None else self._placed(field) for field in batch))
 

@@ -12,6 +12,7 @@ Source: Lopez et al. 2018 (scVI), Methods, for the parametrisation by μ and θ.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -52,9 +53,9 @@ class _NegativeBinomial(torch.autograd.Function):
     def forward(ctx, x: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
         s = softplus(log_mean - log_theta, threshold=40)
         nonzero = (x != 0).view(-1).nonzero().squeeze(1)
-        count, log_mu, log_th = _doubles_at(nonzero, x, log_mean, log_theta)
+        count, log_mu, log_th, gamma = _doubles_at(nonzero, x, log_mean, log_theta, _of_theta(torch.lgamma, log_theta))
         theta = log_th.exp()
-        value = torch.lgamma(count + theta) - torch.lgamma(1 + theta) - (count - 1) * log_th - torch.lgamma(count + 1)
+        value = torch.lgamma(count + theta) - gamma - (count - 1) * log_th - _log_factorial(count)
         value += count * log_mu - (count + theta) * softplus(log_mu - log_th, threshold=40)
         log_prob = s * -log_theta.exp()
         log_prob.view(-1)[nonzero] = value.to(log_prob.dtype)
@@ -65,7 +66,7 @@ class _NegativeBinomial(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor | None]:
         x, log_mean, log_theta, s, nonzero = ctx.saved_tensors
-        count, log_mu, log_th = _doubles_at(nonzero, x, log_mean, log_theta)
+        count, log_mu, log_th, psi = _doubles_at(nonzero, x, log_mean, log_theta, _of_theta(torch.digamma, log_theta))
         theta = log_th.exp()
         by_log_mean = s.neg().expm1_().mul_(log_theta.exp())
         at_nonzero = count - (count + theta) * torch.sigmoid(log_mu - log_th)
@@ -73,12 +74,26 @@ class _NegativeBinomial(torch.autograd.Function):
         by_log_theta = None
         if ctx.needs_input_grad[2]:
             by_log_theta = torch.addcmul(by_log_mean, s, log_theta.exp()).neg_()
-            gamma = theta * (torch.digamma(count + theta) - torch.digamma(1 + theta)) + 1
+            gamma = theta * (torch.digamma(count + theta) - psi) + 1
             by_log_theta.view(-1)[nonzero] += gamma.to(by_log_theta.dtype)
             by_log_theta = by_log_theta.mul_(grad[:, None]).sum_to_size(log_theta.shape)
         return None, by_log_mean.mul_(grad[:, None]), by_log_theta
 
 
-def _doubles_at(positions: Tensor, x: Tensor, log_mean: Tensor, log_theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three arguments at M flat positions of the N × G matrix: M float64 each, log_theta without its broadcast."""
-    return tuple(values.expand_as(x).take(positions).double() for values in (x, log_mean, log_theta))
+def _of_theta(function: Callable[[Tensor], Tensor], log_theta: Tensor) -> Tensor:
+    """A gamma function of 1 + θ, in the shape of θ: with one θ per gene, once a gene and not once a count."""
+    return function(1 + log_theta.double().exp())
+
+
+def _log_factorial(count: Tensor) -> Tensor:
+    """log Γ(count + 1) of M whole numbers; looked up where the largest is small, as nearly always."""
+    largest = int(count.max()) if len(count) else 0
+    if largest > 10_000:
+        return torch.lgamma(count + 1)
+    table = torch.lgamma(torch.arange(1, largest + 2, dtype=count.dtype, device=count.device))
+    return table[count.long()]
+
+
+def _doubles_at(positions: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """Counts and parameters at M flat positions of the N × G matrix: M float64 each, without their broadcasts."""
+    return tuple(values.expand_as(x).take(positions).double() for values in (x, *parameters))
