@@ -189,7 +189,13 @@ def test_the_order_of_cells_and_genes_in_another_file_plays_no_part(of_a_file, t
         done = evaluated(run, file, tmp_path, name)
         assert done.code == 0, done.err
     same_numbers(tmp_path / "noted", tmp_path / "shuffled")
-    assert "cells of another file" in " ".join(done.out.split())
+    told = " ".join(done.out.split())
+    assert "cells of another file" in told
+    assert "most were seen in training" in told
+    fewer = evaluated(run, cells[: cells.n_obs // 2].copy(), tmp_path, "fewer")
+    assert fewer.code == 0, fewer.err
+    assert "cells of another file" in " ".join(fewer.out.split())
+    assert "seen in training" not in " ".join(fewer.out.split())
 
 
 def test_a_missing_gene_is_refused_by_name(of_a_file, tmp_path):

@@ -33,6 +33,11 @@ def guarded(main: Callable[[], Any]) -> None:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         fail(_sentence(error))
+    except ValueError as error:  # Hydra's own, for group=null
+        if "Config group override" not in str(error):
+            raise
+        emptied = [argument for argument in sys.argv[1:] if argument.endswith("=null")]
+        fail(f"{', '.join(emptied)}: a group takes one of its options; --help lists them")
 
 
 def task(run: Callable[[Any], Any], cfg: Any) -> Any:

@@ -103,15 +103,16 @@ def _check(plain: dict[str, Any]) -> None:
     check_calls(plain["trainer"], "trainer")  # first, because other keys repeat its values
     check_calls({key: value for key, value in plain.items() if key != "data"})
     check_calls({"_target_": "stormcell.data.simulate.simulate", **plain["data"]["simulate"]}, "data.simulate")
-    if ((plain["model"].get("scheduler") or {}).get("T_max") or 1) < 1:
+    if (plain["model"].get("scheduler") or {}).get("T_max", 1) < 1:
         raise UserError(
             f"model.scheduler.T_max={plain['model']['scheduler']['T_max']}: the learning rate falls over a number of "
             "steps; give trainer.max_steps, or model.scheduler=null"
         )
     devices, nodes = plain["trainer"].get("devices", 1), plain["trainer"].get("num_nodes", 1)
+    one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)  # a list names devices
     hydra = HydraConfig.get()
     local = "basic_launcher" in hydra.launcher._target_ or "joblib" in hydra.launcher._target_
-    if hydra.mode == RunMode.MULTIRUN and local and (devices not in (1, "1") or nodes not in (1, "1")):
+    if hydra.mode == RunMode.MULTIRUN and local and not (one and nodes in (1, "1")):
         raise UserError(
             f"trainer.devices={devices} under -m: every further process would run the whole sweep again; use "
             "trainer.devices=1, or hydra/launcher=submitit_slurm, or one command per job"
@@ -278,7 +279,21 @@ def _judged_cells(was: DictConfig, model: Any, elsewhere: bool) -> tuple[Any, li
     if same:
         return _judged_cells(was, model, elsewhere=False)
     data.setup_elsewhere(model.spec, was.split.get("controls_for_truth", 0.5))
-    return data, [f"cells of another file than the training cells: {data.cells.origin}"]
+    note = f"cells of another file than the training cells: {data.cells.origin}"
+    if _same_cells(data, model):
+        note += (
+            "; but names and labels are those of the training file, so most were seen in training and every figure "
+            "flatters; judge the file of the training for held-out cells"
+        )
+    return data, [note]
+
+
+def _same_cells(data: Any, model: Any) -> bool:
+    """Whether another file holds the training file's cells again: the rule of the split then divides them alike."""
+    try:
+        return data.split_rule(data.cells, data.seed).sha256 == model.record["split_sha256"]
+    except UserError:  # the rule cannot divide these cells
+        return False
 
 
 def _report(model, data, notes: list[str], embedding: str, loggers, folder: Path, ckpt, timing: dict) -> None:

@@ -88,7 +88,6 @@ def fit_spec(cells: Cells, train: np.ndarray, config: DataConfig) -> Spec:
         targets=tuple(sorted({target for condition in conditions for target in condition.split("+")})),
         conditions=tuple(conditions),
         scale=cells.scale,
-        batches=tuple(sorted(pd.unique(obs["batch"]))) if "batch" in obs else (),
         covariates={key: _categories(obs[key], cells.origin) for key in covariate_columns(config, cells)},
         gene_mean=tuple(float(value) for value in mean),
         gene_sd=tuple(float(value) for value in np.sqrt(np.maximum(square - centre**2, 0))),

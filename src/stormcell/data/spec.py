@@ -21,7 +21,6 @@ class Spec:
     targets: tuple[str, ...]  # columns of the multi-hot: every target perturbed in the training cells
     conditions: tuple[str, ...]  # perturbations of the training cells, without control
     scale: str  # counts · log1p · continuous
-    batches: tuple[str, ...]
     covariates: dict[str, tuple[str, ...]]  # categorical obs columns, one-hot in this order
     gene_mean: tuple[float, ...]  # counts: log of the pooled rate counts / library; else the mean expression
     gene_sd: tuple[float, ...]  # of the expression that a network reads

@@ -190,18 +190,6 @@ def halves_r(cells: tuple[np.ndarray, np.ndarray], controls: tuple[np.ndarray, n
     return float(np.nanmean(r)) if np.isfinite(r).any() else np.nan
 
 
-def split_half_r(cells: Cells, controls: Cells, n_splits: int = 20, seed: int = 0, shared: bool = False) -> float:
-    """Do the cells reproduce their own shift? n × G perturbed, m × G controls → mean correlation of two halves.
-
-    Both the cells and the controls are halved; with `shared` only the cells, both halves then stand against the same
-    controls and the figure flatters as the shared shift correlation does. nan with fewer than 2 cells on a side.
-    """
-    if min(cells.shape[0], controls.shape[0]) < 2:
-        return np.nan
-    against = (mean_profile(controls),) * 2 if shared else half_means(controls, n_splits, [seed, 1])
-    return halves_r(half_means(cells, n_splits, [seed, 0]), against)
-
-
 def expected_exact(r: np.ndarray) -> np.ndarray:
     """Score that the exact mean would be expected to reach where two halves correlate by r: sqrt(2r / (1 + r)).
 
