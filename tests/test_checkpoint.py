@@ -118,7 +118,7 @@ def test_a_checkpoint_gives_the_model_back_without_its_cells(fitted, saved):
 
 def test_a_spec_survives_its_record():
     spec = Spec(
-        ("g1", "g2"), ("A", "B"), ("A", "A+B"), "counts", (), {"line": ("x", "y"), "dose": ()}, (0.5, 1.0), (1.0, 2.0)
+        ("g1", "g2"), ("A", "B"), ("A", "A+B"), "counts", {"line": ("x", "y"), "dose": ()}, (0.5, 1.0), (1.0, 2.0)
     )
     assert Spec.from_record(spec.record()) == spec
     assert (spec.n_genes, spec.n_targets, spec.n_covariates) == (2, 2, 2)

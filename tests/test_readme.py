@@ -21,9 +21,9 @@ AT_HAND = ("real cells", "my.h5ad", "a run")
 
 
 def commands(text):
-    """(words, environment, comment) of every fenced line, or part of one after &&, that starts Python."""
+    """(words, environment, comment) of every line of a bash fence, or part of one after &&, that starts Python."""
     found = []
-    for block in re.findall(r"^```[^\n]*\n(.*?)^```", text, re.M | re.S):
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
         for line in block.replace("\\\n", " ").splitlines():
             line, _, comment = line.partition(" #")
             for part in line.removeprefix("$ ").split("&&"):
@@ -93,7 +93,8 @@ def shortened(words):
 def test_the_parser_finds_what_a_reader_would_type():
     text = (
         "```bash\npip install . && python train.py  # first\nA=1 python evaluate.py \\\n  ckpt=x\nls\n```\n"
-        "python not.py\n```\npython train.py trainer=gpu # needs a GPU: any\n```\n"
+        "python not.py\n```\nthe screen's words\n```\n"
+        "```bash\npython train.py trainer=gpu # needs a GPU: any\n```\n"
     )
     assert commands(text) == [
         (("train.py",), (), "first"),
