@@ -5,7 +5,7 @@ ELBO = E_q[log p(x | z, c)] − β(t) KL(q ‖ p)
 
 negative binomial   counts_g ~ NB(mean = library · e^(b_g + f_g(z, c) + D_g c), inverse dispersion θ_g)
 Gaussian            x_g ~ N(b_g + f_g(z, c) + D_g c, σ_g²)
-with b_g the pooled training level of gene g, f an MLP and D a linear path: the log effects of the targets of a
+with b_g the level of gene g in the training controls, f an MLP and D a linear path: the log effects of the targets of a
 combination add up unless f says otherwise.
 
 Generation. Mode A: z from the prior, decoded under the perturbation. Mode B: z from the posterior of a control cell
