@@ -11,15 +11,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError, nearest
-from stormcell.data.h5ad import Table, read_table
+from stormcell.data.h5ad import Table, from_memory, read_table
 from stormcell.data.recover import recover_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 @dataclass
@@ -44,15 +47,15 @@ class Cells:
         return replace(self, X=self.X[keep], obs=self.obs.iloc[np.arange(len(self))[keep]])
 
 
-def read(config: DataConfig) -> Cells:
-    """Read, check and tidy the cells that the data config names.
+def read(config: DataConfig, adata: AnnData | None = None) -> Cells:
+    """Read, check and tidy the cells that the data config names, or those of an AnnData object.
 
     Raises UserError for everything that a user can mend: file, columns, labels, values that are not of the declared
     scale, duplicate gene names.
     """
     if config.scale not in ("counts", "log1p", "continuous"):
         raise UserError(f"data.scale={config.scale!r}: counts, log1p or continuous{nearest(config.scale, _SCALES)}")
-    table = _source(config)
+    table = _source(config) if adata is None else from_memory(adata, config, "AnnData object")
     _check_genes(table)
     _check_values(table, config)
     notes = list(table.notes)
@@ -144,14 +147,14 @@ def _check_values(table: Table, config: DataConfig) -> None:
             f"{where}: values such as {odd:g} are not integers, so these are not counts (data.scale=counts); "
             f"{_advice(table)}"
         )
-    if config.scale == "log1p" and ((whole and len(values)) or values.max(initial=0) > _LARGEST_LOG1P):
+    if config.scale == "log1p" and ((whole and len(values)) or values.max(initial=0) > LARGEST_LOG1P):
         raise UserError(
             f"{where}: the values are {'integers' if whole else f'up to {values.max():g}'}, so they look like counts, "
             "not log1p (data.scale=log1p); use data.scale=counts"
         )
 
 
-_LARGEST_LOG1P = np.log1p(1e6)  # a gene that holds every count of a cell, at a target sum of a million
+LARGEST_LOG1P = np.log1p(1e6)  # a gene that holds every count of a cell, at a target sum of a million
 
 
 def _advice(table: Table) -> str:
@@ -205,7 +208,7 @@ def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
     key = _pick(config.perturbation_key, columns, "data.perturbation_key", table.origin)
     if key is not None:
         labels = table.obs[key]
-        cells.obs["condition"] = _canonical(labels.astype(object).where(labels.notna(), None), config)
+        cells.obs["condition"] = canonical(labels.astype(object).where(labels.notna(), None), config)
         cells.obs["is_control"] = (cells.obs["condition"] == cells.control).to_numpy()
         if cells.obs["condition"].astype(str).str.contains(_PLUS).any():
             cells.notes.append(f"a + within the name of a target is written {_PLUS}, because + joins targets")
@@ -234,7 +237,7 @@ def control_labels(config: DataConfig) -> list[str]:
     return [str(label) for label in labels]
 
 
-def _canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
+def canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
     """Labels → targets sorted and joined by "+", without parts that say control (A+ctrl is A); empty ones → None."""
     separators = config.separator if isinstance(config.separator, list | tuple) else [config.separator]
     if not separators or not all(isinstance(sign, str) and sign for sign in separators):

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError
-from stormcell.data.cells import _LARGEST_LOG1P, _canonical
+from stormcell.data.cells import LARGEST_LOG1P, canonical
 from stormcell.data.h5ad import _PLACE, _first_line, _layers
 from stormcell.data.recover import recover_counts
 
@@ -133,7 +133,7 @@ def _kind(X: csr_matrix) -> str:
         return "continuous"
     if (X.data == np.rint(X.data)).all():
         return "counts"
-    if X.data.max() > _LARGEST_LOG1P:
+    if X.data.max() > LARGEST_LOG1P:
         return "unlogged"
     try:
         recover_counts(X[:: -(-X.shape[0] // _TRIED)], "")
@@ -205,9 +205,9 @@ def conditions_of(obs: pd.DataFrame) -> Conditions | None:
     control = next(iter(alike), None)
     separator = _separator(labels, alike)
     config = DataConfig(control=alike or "control", separator=separator or "+")
-    canonical = _canonical(obs[key].astype(object).where(obs[key].notna(), None), config)
-    is_control, unlabelled = canonical == control, pd.isna(canonical)
-    perturbed = pd.Series(canonical[~is_control & ~unlabelled], dtype=object)
+    labels_of = canonical(obs[key].astype(object).where(obs[key].notna(), None), config)
+    is_control, unlabelled = labels_of == control, pd.isna(labels_of)
+    perturbed = pd.Series(labels_of[~is_control & ~unlabelled], dtype=object)
     if perturbed.empty:
         return None
     sizes = perturbed.value_counts().sort_index().sort_values(kind="stable")

@@ -8,9 +8,8 @@ Shapes: M cells in the matrix, N cells in the batch, G genes, Z stored values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
@@ -19,16 +18,10 @@ from numba.extending import intrinsic
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from stormcell.compiled import compiled
+
 AHEAD = 2  # rows between asking for one and using it
 RING = 4  # buffers: the batch in training, one on its way, and two of slack for a reader that runs ahead
-
-
-def _compiled(function: Callable) -> Callable:
-    """Machine code, kept on disk where any folder of numba's choice can be written, else made anew in each process."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)
 
 
 @intrinsic
@@ -47,7 +40,7 @@ def _prefetch(typing, array, position):
     return types.void(array, types.uint64), code
 
 
-@_compiled
+@compiled
 def rows_to_dense(data, indices, indptr, rows, out):
     """out[n, :] = row rows[n] of the matrix: Z, Z, M + 1, N → N × G float32, in place; `out` contiguous.
 
@@ -138,22 +131,27 @@ def row_normalise_log1p(counts: csr_matrix, library: np.ndarray, target: float =
     whose library is not a positive number, and where a row names a gene twice (a logarithm of parts is not one of
     their sum).
     """
+    scale = _scale(counts, library, target)
+    if not counts.has_canonical_format:
+        merged = counts.copy()
+        merged.sum_duplicates()
+        if merged.nnz != counts.nnz:
+            raise ValueError(f"{counts.nnz - merged.nnz} entries of the matrix name a gene twice in one cell")
+    return _scaled_log1p(counts.data, counts.indptr, scale)
+
+
+def _scale(counts: csr_matrix, library: np.ndarray, target: float) -> np.ndarray:
+    """target / library of each cell; raises ValueError where a cell with counts has no positive library."""
     library = np.asarray(library, dtype=np.float64)
     if library.shape != (counts.shape[0],):
         raise ValueError(f"library of shape {library.shape} for {counts.shape[0]} cells")
     positive = np.isfinite(library) & (library > 0)
     if wrong := int((~positive & (np.diff(counts.indptr) > 0)).sum()):
         raise ValueError(f"{wrong} cells with counts have a library size that is not a positive number")
-    if not counts.has_canonical_format:
-        merged = counts.copy()
-        merged.sum_duplicates()
-        if merged.nnz != counts.nnz:
-            raise ValueError(f"{counts.nnz - merged.nnz} entries of the matrix name a gene twice in one cell")
-    scale = target / np.where(positive, library, 1.0)
-    return _scaled_log1p(counts.data, counts.indptr, scale)
+    return target / np.where(positive, library, 1.0)
 
 
-@_compiled
+@compiled
 def _scaled_log1p(data, indptr, scale):
     """One sweep without temporaries; numpy would hold three float64 arrays of the length of the data."""
     out = np.empty(len(data), np.float32)
@@ -163,17 +161,35 @@ def _scaled_log1p(data, indptr, scale):
     return out
 
 
-def group_mean(matrix: csr_matrix, codes: np.ndarray, n_groups: int) -> np.ndarray:
-    """Mean row of each group: M × G, M group numbers → n_groups × G float64.
+def group_mean(
+    matrix: csr_matrix, codes: np.ndarray, n_groups: int, library: np.ndarray | None = None, target: float = 1e4
+) -> np.ndarray:
+    """Mean row of each group: M × G, M group numbers → n_groups × G float64, in one pass over the stored values.
 
-    A negative number puts a cell in no group (as pandas codes a missing value); a group without cells has the mean
-    NaN. Raises ValueError for a number that is n_groups or more, and for another length than M.
+    With `library` (M) the matrix holds counts, and the mean is that of log1p(counts / library · target); no normalised
+    copy is made. A negative number puts a cell in no group (as pandas codes a missing value); a group without cells has
+    the mean NaN. Raises ValueError for a number that is n_groups or more, for another length than M, and for a cell
+    with counts whose library is not a positive number.
     """
     codes = np.asarray(codes)
     if codes.shape != (matrix.shape[0],) or (len(codes) and codes.max() >= n_groups):
         raise ValueError(f"{matrix.shape[0]} numbers below {n_groups} needed, one per cell; found shape {codes.shape}")
-    cells = np.flatnonzero(codes >= 0)
-    sizes = np.bincount(codes[cells], minlength=n_groups).astype(np.float64)
-    members = csr_matrix((np.ones(len(cells)), (codes[cells], cells)), shape=(n_groups, matrix.shape[0]))
+    sums = np.zeros((n_groups, matrix.shape[1]))
+    scale = np.zeros(0) if library is None else _scale(matrix, library, target)
+    _add_rows(matrix.data, matrix.indices, matrix.indptr, codes.astype(np.int64), scale, sums)
+    sizes = np.bincount(codes[codes >= 0], minlength=n_groups).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        return (members @ matrix).toarray() / sizes[:, None]
+        return np.divide(sums, sizes[:, None], out=sums)
+
+
+@compiled
+def _add_rows(data, indices, indptr, codes, scale, sums):
+    """sums[codes[m], :] += row m, as it is or as log1p(scale[m] · row m) where a scale is given."""
+    logarithm = len(scale) > 0
+    for m in range(len(codes)):
+        group = codes[m]
+        if group < 0:
+            continue
+        for z in range(indptr[m], indptr[m + 1]):
+            value = np.float64(data[z])
+            sums[group, indices[z]] += np.log1p(value * scale[m]) if logarithm else value

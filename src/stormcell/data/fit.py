@@ -9,9 +9,10 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, GeneSelection, UserError, nearest
-from stormcell.data.cells import Cells
+from stormcell.data.cells import Cells, locate
 from stormcell.data.csr import row_normalise_log1p
 from stormcell.data.spec import TARGET_SUM, Spec
+from stormcell.data.target_files import number_table
 
 
 def select_genes(cells: Cells, train: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -129,3 +130,20 @@ def align_genes(cells: Cells, spec: Spec) -> Cells:
     X = cells.X[:, place].tocsr()
     X.sort_indices()  # sums of float32 then run in the order of the spec, whatever the order of the file
     return replace(cells, X=X, genes=list(spec.genes))
+
+
+def scores_of_file(path: str, genes: tuple[str, ...]) -> np.ndarray:
+    """Gene scores from a table (first column gene names, numbers beside): G × K in the order of `genes`.
+
+    Raises UserError where a gene has no row.
+    """
+    file = locate(path, "model.G", "*.[ct]sv*")
+    names, values = number_table(file, "model.G")
+    place = pd.Index(names).get_indexer(list(genes))
+    missing = [gene for gene, where in zip(genes, place, strict=True) if where < 0]
+    if missing:
+        raise UserError(
+            f"{file}: {len(missing)} of {len(genes)} genes have no row (model.G): {', '.join(missing[:5])}"
+            f"{', …' if len(missing) > 5 else ''}{nearest(missing[0], names)}"
+        )
+    return values[place]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError, nearest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 _ROWS = 4096  # rows of a dense matrix that are in memory at a time
 
@@ -78,12 +81,17 @@ def from_scanpy(config: DataConfig) -> Table:
             f"data={config.name} needs scanpy.datasets.{config.dataset}(), which downloads and could not "
             f"({_first_line(error)}): give a local file with data.path=… or use data=synthetic"
         ) from error
+    return from_memory(adata, config, f"scanpy {config.dataset}")
+
+
+def from_memory(adata: AnnData, config: DataConfig, origin: str) -> Table:
+    """One layer of an AnnData object; raises UserError where it has no such layer."""
     layers = ["X", *(f"layers/{name}" for name in adata.layers), *(["raw"] if adata.raw is not None else [])]
-    layer = _layer(config, layers, f"scanpy {config.dataset}")
+    layer = _layer(config, layers, origin)
     held = adata.raw if layer == "raw" else adata
-    matrix = csr_matrix(adata.layers[layer[7:]] if layer.startswith("layers/") else held.X, dtype=np.float32)
+    matrix = csr_matrix(adata.layers[layer[7:]] if layer.startswith("layers/") else held.X, dtype=np.float32, copy=True)
     digest = hashlib.sha256(matrix.data.tobytes() + matrix.indices.tobytes()).hexdigest()
-    return _table(matrix, adata.obs, held.var, f"scanpy {config.dataset}", digest, layer, layers)
+    return _table(matrix, adata.obs, held.var, origin, digest, layer, layers)
 
 
 @contextmanager

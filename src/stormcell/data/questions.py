@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stormcell.data.control_perturbed import ControlPerturbedDataModule
+from stormcell.analysis.embedding import TargetEmbedding
 from stormcell.data.reference import Reference
+from stormcell.data.screen import Screen
 from stormcell.data.split import SEEN, rows_by
 from stormcell.evaluation.heldout import HeldOut, Query
-from stormcell.evaluation.perturbation import mean_profile
+from stormcell.evaluation.profiles import mean_profile
 
 
-def held_out(data: ControlPerturbedDataModule, reference: Reference, own_cells: bool) -> HeldOut:
+def held_out(data: Screen, reference: Reference, own_cells: bool, embedding: TargetEmbedding | None = None) -> HeldOut:
     """The test cells of the data module beside what methods and metrics may use.
 
     `own_cells`: the training cells lie in this file too, so that a perturbation's own training cells can stand as a
@@ -24,7 +25,7 @@ def held_out(data: ControlPerturbedDataModule, reference: Reference, own_cells: 
     """
     cells, split, X = data.cells, data.split, data.expression
     perturbed = ~cells.obs["is_control"].to_numpy()
-    condition, context = cells.obs["condition"].to_numpy(str), data.context
+    condition, context = data.condition, data.context
     test = np.flatnonzero(split.mask("test") & perturbed)
     queries = [
         Query(label, where, split.groups.get(label, SEEN), X[rows])
@@ -44,28 +45,32 @@ def held_out(data: ControlPerturbedDataModule, reference: Reference, own_cells: 
         controls=controls,
         truth_controls=truth,
         shared=split.shared,
-        train_shift=dict(zip(reference.conditions, reference.shifts.astype(np.float64), strict=True)),
-        train_cells={label: X[own[label]] for label in reference.conditions if label in own},
+        train=reference.train,
+        train_cells={label: X[own[label]] for label in reference.train.by_condition if label in own},
         detected=reference.detected,
         pca_mean=reference.pca_mean,
         pca_components=reference.pca_components,
+        embedding=embedding,
     )
 
 
 @dataclass(frozen=True)
 class ValidationView:
-    """The validation cells of seen perturbations, ready to be compared with generated ones."""
+    """The validation cells of perturbations of seen targets, ready to be compared with generated ones."""
 
     conditions: list[tuple[str, np.ndarray, np.ndarray]]  # label, mean profile (G), principal coordinates (n × K)
     control_mean: np.ndarray  # G, of the training controls
 
 
-def validation_view(data: ControlPerturbedDataModule, most: int = 64) -> ValidationView:
-    """At most `most` perturbations (evenly spaced names) with two or more validation cells."""
+def validation_view(data: Screen, most: int = 64) -> ValidationView:
+    """At most `most` perturbations (evenly spaced names) with two or more validation cells.
+
+    Whole conditions may validate: those with a target that no training cell carries are left out.
+    """
     condition, X = data.cells.obs["condition"].to_numpy(str), data.expression
     rows = data.rows["validation"][~data.cells.obs["is_control"].to_numpy()[data.rows["validation"]]]
     names, sizes = np.unique(condition[rows], return_counts=True)
-    names = names[sizes >= 2]
+    names = np.array([name for name in names[sizes >= 2] if not data.spec.unknown_targets(name)])
     chosen = names[np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))]
     found = []
     for name in chosen:

@@ -1,6 +1,6 @@
 """What the training cells say, kept in the checkpoint: so that a checkpoint can judge cells of another file.
 
-Shapes: G genes, K <= 50 principal components, P training perturbations.
+Shapes: R pseudobulk rows, G genes, K <= 50 principal components.
 """
 
 from __future__ import annotations
@@ -12,60 +12,84 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from stormcell.analysis.pseudobulk import Pseudobulk
 from stormcell.data.csr import group_mean
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Shifts of the training perturbations and the principal components of the training cells, float32."""
+    """The pseudobulk and the principal components of the training cells, float32."""
 
-    conditions: tuple[str, ...]  # P
-    shifts: np.ndarray  # P × G: training mean minus training control mean, log1p-normalised
+    train: Pseudobulk
     pca_mean: np.ndarray  # G
     pca_components: np.ndarray  # G × K
     detected: np.ndarray  # G bool: in more than 5 % of the training cells
 
     def record(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""
-        tensors = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
-        return {"conditions": list(self.conditions), **tensors}
+        train = self.train
+        contexts = sorted(train.controls)
+        return {
+            "conditions": list(train.conditions),
+            "contexts": list(train.contexts),
+            "means": _tensor(train.means),
+            "n_cells": torch.from_numpy(np.asarray(train.n_cells, np.int64)),
+            "control_contexts": contexts,
+            "control_means": _tensor(np.array([train.controls[context] for context in contexts])),
+            **{name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS},
+        }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Reference:
-        return cls(tuple(record["conditions"]), *(record[name].numpy() for name in _ARRAYS))
+        controls = record["control_means"].numpy().astype(np.float64)
+        train = Pseudobulk(
+            tuple(record["conditions"]),
+            tuple(record["contexts"]),
+            record["means"].numpy().astype(np.float64),
+            record["n_cells"].numpy(),
+            dict(zip(record["control_contexts"], controls, strict=True)),
+        )
+        return cls(train, *(record[name].numpy() for name in _ARRAYS))
 
     def project(self, cells: np.ndarray) -> np.ndarray:
         """Expression n × G → principal coordinates n × K."""
         return (cells - self.pca_mean) @ self.pca_components
 
 
-_ARRAYS = ("shifts", "pca_mean", "pca_components", "detected")
+_ARRAYS = ("pca_mean", "pca_components", "detected")
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, np.float64))
 
 
 def fit_reference(X: csr_matrix, condition: np.ndarray, context: np.ndarray, control: str) -> Reference:
     """From the expression of the training cells, their conditions and the contexts that shifts are taken within."""
-    shifts = _shifts(X, condition, context, control)
     mean, components = principal_components(X)
     detected = np.asarray((X > 0).mean(0)).ravel() > 0.05
-    matrix = np.array([shifts[name] for name in sorted(shifts)]).reshape(-1, X.shape[1])
-    return Reference(
-        tuple(sorted(shifts)), matrix.astype(np.float32), mean.astype(np.float32), components.astype(np.float32),
-        detected,
-    )  # fmt: skip
+    train = pseudobulk(X, condition, context, control)
+    return Reference(train, mean.astype(np.float32), components.astype(np.float32), detected)
 
 
-def _shifts(X: csr_matrix, condition: np.ndarray, context: np.ndarray, control: str) -> dict[str, np.ndarray]:
-    """Mean of each condition minus the control mean, averaged over contexts: G each."""
-    found: dict[str, list[np.ndarray]] = {}
-    for where in np.unique(context):
-        rows = np.flatnonzero(context == where)
-        names, codes = np.unique(condition[rows], return_inverse=True)
-        means = group_mean(X[rows], codes, len(names))
-        if control in names:
-            base = means[list(names).index(control)]
-            for name, mean in zip(names, means, strict=True):
-                found.setdefault(str(name), []).append(mean - base)
-    return {name: np.mean(shifts, axis=0) for name, shifts in found.items() if name != control}
+def pseudobulk(
+    X: csr_matrix, condition: np.ndarray, context: np.ndarray, control: str, library: np.ndarray | None = None
+) -> Pseudobulk:
+    """Mean profile of every condition in every context: N × G, N labels, N labels → Pseudobulk, in one pass.
+
+    `library`: X holds counts, to be read as log1p(counts / library · 1e4). Perturbed cells of a context without control
+    cells have no shift and are left out.
+    """
+    names, number = np.unique(condition.astype(str), return_inverse=True)
+    contexts, place = np.unique(context.astype(str), return_inverse=True)
+    codes, row = np.unique(number * len(contexts) + place, return_inverse=True)
+    means = group_mean(X, row, len(codes), library)
+    n_cells = np.bincount(row, minlength=len(codes))
+    labels = [(str(names[code // len(contexts)]), str(contexts[code % len(contexts)])) for code in codes]
+    controls = {where: means[i] for i, (name, where) in enumerate(labels) if name == control}
+    kept = [i for i, (name, where) in enumerate(labels) if name != control and where in controls]
+    return Pseudobulk(
+        tuple(labels[i][0] for i in kept), tuple(labels[i][1] for i in kept), means[kept], n_cells[kept], controls
+    )
 
 
 def principal_components(X: csr_matrix, k: int = 50) -> tuple[np.ndarray, np.ndarray]:
