@@ -7,7 +7,9 @@ from scipy.sparse import csr_matrix
 
 from stormcell.config import UserError
 from stormcell.data import split as splits
+from stormcell.data import split_table
 from stormcell.data.cells import Cells
+from stormcell.data.conditions import UNSEEN
 
 SIZES = {"control": 100, "A": 40, "B": 40, "C": 40, "D": 40, "A+B": 40, "A+E": 40, "E+F": 40, "A+B+C": 40}
 
@@ -41,6 +43,7 @@ RULES = {
     "combinations": lambda cells, seed=1: splits.held_out_combinations(cells, seed, share=0.5, test_cells=0.2),
     "unseen targets": lambda cells, seed=1: splits.held_out_combinations(cells, seed, unseen_targets=0.3),
     "covariate": lambda cells, seed=1: splits.held_out_covariate(cells, seed, key="line", value="THP1"),
+    "few-shot": lambda cells, seed=1: splits.held_out_covariate(cells, seed, key="line", value="THP1", share=0.5),
     "other file": lambda cells, seed=1: splits.judged_only(cells, seed, ["A", "B"], 0.5),
 }
 
@@ -83,9 +86,9 @@ def test_the_hash_sees_one_cell_move():
     part = split.part.copy()
     row = np.flatnonzero(split.mask("train"))[0]
     part[row] = "validation"
-    assert splits._finish(cells, part, split.groups, None, []).sha256 != split.sha256
+    assert splits.finish(cells, part, split.groups, None, []).sha256 != split.sha256
     part[row] = "train"
-    assert splits._finish(cells, part, split.groups, None, []).sha256 == split.sha256
+    assert splits.finish(cells, part, split.groups, None, []).sha256 == split.sha256
 
 
 def test_one_perturbation_more_leaves_the_others_where_they_were():
@@ -149,6 +152,14 @@ def test_small_perturbations():
     assert count(splits.held_out_cells(lone, 1, min_cells=1), lone, condition="B") == {"train": 1}
 
 
+def test_a_single_that_is_left_out_is_not_a_seen_one():
+    sizes = {"control": 40, "A": 40, "B": 9, "A+B": 40}
+    split = splits.held_out_combinations(make_cells(sizes), 1, drop_small=True)
+    assert split.groups == {"A": splits.SEEN, "A+B": "pairs, 1 of 2 singles seen"}
+    split = splits.held_out_combinations(make_cells(sizes), 1, min_cells=9)
+    assert split.groups["A+B"] == "pairs, 2 of 2 singles seen"
+
+
 # ---- what is held out
 
 
@@ -178,7 +189,7 @@ def test_hidden_targets_are_nowhere_in_training():
     }
     cells = make_cells(sizes)
     split = splits.held_out_combinations(cells, 3, share=0.0, unseen_targets=0.25, test_cells=0.0)
-    hidden = {c for c, group in split.groups.items() if group == splits.UNSEEN}
+    hidden = {c for c, group in split.groups.items() if group == UNSEEN}
     assert len(hidden) == 2
     trained = set(cells.obs["condition"][~split.mask("test")]) - {"control"}
     assert not {target for condition in trained for target in condition.split("+")} & hidden
@@ -191,7 +202,7 @@ def test_hidden_targets_are_nowhere_in_training():
 def test_held_out_perturbations():
     cells = make_cells()
     split = splits.held_out_perturbations(cells, 1, names=["B+A", "C"], test_cells=0.0)
-    assert split.groups == {"A+B": splits.UNSEEN, "C": splits.UNSEEN}
+    assert split.groups == {"A+B": "pairs, 2 of 2 singles seen", "C": UNSEEN}
     assert not set(cells.obs["condition"][~split.mask("test")]) & {"A+B", "C"}
     drawn = splits.held_out_perturbations(cells, 1, share=0.5, test_cells=0.0)
     assert len(drawn.groups) == 2
@@ -218,6 +229,30 @@ def test_held_out_covariate():
         splits.held_out_covariate(cells, 1, key="line", value="THP2")
 
 
+def test_a_share_of_the_perturbations_of_a_covariate():
+    cells = make_cells(lines=("K562", "THP1", "RPE1"))
+    rule = {"key": "line", "value": "THP1", "test_cells": 0.0}
+    split = splits.held_out_covariate(cells, 1, **rule, share=0.5)
+    assert set(split.groups.values()) == {"held-out covariate line=THP1"}
+    assert len(split.groups) == 4  # of 8
+    inside = (cells.obs["line"] == "THP1").to_numpy()
+    for condition in set(SIZES) - {"control"}:
+        mine = inside & (cells.obs["condition"] == condition).to_numpy()
+        if condition in split.groups:
+            assert (split.part[mine] == "test").all()
+        else:
+            assert "train" in split.part[mine]
+            assert "test" not in split.part[mine]
+    assert not (split.mask("test") & ~inside).any()
+    whole = splits.held_out_covariate(cells, 1, **rule, share=1.0)
+    assert whole.sha256 == splits.held_out_covariate(cells, 1, **rule).sha256
+    assert set(split.groups) < set(whole.groups) == set(SIZES) - {"control"}
+    with pytest.raises(UserError, match=r"no perturbed cell for the test"):
+        splits.held_out_covariate(cells, 1, **rule, share=0.0)
+    with pytest.raises(UserError, match=r"split.share=2: a share between 0 and 1"):
+        splits.held_out_covariate(cells, 1, **rule, share=2)
+
+
 def test_a_held_out_covariate_needs_controls_on_both_sides():
     cells = make_cells({"control": 40, "A": 40}, lines=("K562",))
     where = cells.obs.columns.get_loc("line")
@@ -239,7 +274,7 @@ def test_a_table_of_cells(tmp_path):
     split = splits.held_out_combinations(cells, 1, share=1.0, test_cells=0.2)
     table = split.table[["cell", "part"]].sample(frac=1, random_state=0)
     table.to_csv(tmp_path / "parts.csv", index=False)
-    again = splits.from_file(cells, 5, str(tmp_path / "parts.csv"))
+    again = split_table.from_file(cells, 5, str(tmp_path / "parts.csv"))
     assert parts(again, cells) == parts(split, cells)
     assert again.sha256 == split.sha256
     assert again.groups == split.groups
@@ -248,10 +283,29 @@ def test_a_table_of_cells(tmp_path):
 def test_a_table_of_conditions(tmp_path):
     cells = make_cells()
     (tmp_path / "held.csv").write_text("condition,part\nB+A,test\nC,test\nD,train\n")
-    split = splits.from_file(cells, 1, str(tmp_path / "held.csv"), test_cells=0.0)
-    assert split.groups == {"A+B": "pairs, 2 of 2 singles seen", "C": splits.UNSEEN}
+    split = split_table.from_file(cells, 1, str(tmp_path / "held.csv"), test_cells=0.0)
+    assert split.groups == {"A+B": "pairs, 2 of 2 singles seen", "C": UNSEEN}
     same = splits.held_out_perturbations(cells, 1, names=["A+B", "C"], test_cells=0.0)
     assert split.sha256 == same.sha256
+
+
+def test_a_table_that_holds_conditions_out_for_validation(tmp_path):
+    cells = make_cells()
+    (tmp_path / "held.csv").write_text("condition,part\nA+B,test\nB,validation\nE+F,validation\nC,train\n")
+    split = split_table.from_file(cells, 1, str(tmp_path / "held.csv"), test_cells=0.0, validation=0.0)
+    for condition, part in [
+        ("A+B", "test"),
+        ("B", "validation"),
+        ("E+F", "validation"),
+        ("C", "train"),
+        ("D", "train"),
+    ]:
+        assert count(split, cells, condition=condition) == {part: 40}
+    assert split.groups == {"A+B": "pairs, 1 of 2 singles seen"}  # B validates, and no cell of it trains
+    # The table of its cells is the same split again.
+    split.table[["cell", "part"]].to_csv(tmp_path / "cells.csv", index=False)
+    again = split_table.from_file(cells, 2, str(tmp_path / "cells.csv"))
+    assert (again.sha256, again.groups) == (split.sha256, split.groups)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +317,12 @@ def test_a_table_of_conditions(tmp_path):
             r"part 'tets' \(did you mean 'test'\?\); parts are train, validation, test, truth",
         ),
         ("condition,part\nA,\n", r"part ''; parts are"),
-        ("condition,part\nA,test\nC,validation\n", r"part 'validation' of a whole condition .* train or test"),
+        ("condition,part\nA,test\nC,truth\n", r"part 'truth' of a whole condition .* train, validation, test, and"),
+        ("condition,part\nA+B,test\nB+A,validation\n", r"condition 'A\+B' stands in two parts \(split.path\)"),
+        ("condition,part\nA,test\nX,validation\n", r"no perturbation 'X' in the data"),
+        ("condition,part\nA,test\ncontrol,validation\n", r"no perturbation 'control' in the data"),
         ("condition,part\nX+Y,test\n", r"no perturbation 'X\+Y' in the data"),
-        ("cell,part\nA-001,test\n", r"459 cells of the data have no row \(split.path\)".replace("459", "419")),
+        ("cell,part\nA-001,test\n", r"419 cells of the data have no row \(split.path\)"),
         ("cell,part\nA-001,test\nA-001,train\n", r"cell 'A-001' stands in two parts"),
         ("\0\1\2", r"not a table|columns `part`"),
         ("", r"not a table"),
@@ -274,18 +331,18 @@ def test_a_table_of_conditions(tmp_path):
 def test_tables_that_are_refused(tmp_path, text, words):
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(UserError, match=words):
-        splits.from_file(make_cells(), 1, str(tmp_path / "split.csv"))
+        split_table.from_file(make_cells(), 1, str(tmp_path / "split.csv"))
 
 
 def test_a_table_that_is_missing_or_leaves_perturbed_cells_to_the_truth(tmp_path):
     cells = make_cells()
     with pytest.raises(UserError, match=r"split.path=.*splt.csv: no such file"):
-        splits.from_file(cells, 1, str(tmp_path / "splt.csv"))
+        split_table.from_file(cells, 1, str(tmp_path / "splt.csv"))
     table = splits.held_out_cells(cells, 1).table
     table.loc[table["cell"] == "A-001", "part"] = "truth"
     table.to_csv(tmp_path / "split.csv", index=False)
     with pytest.raises(UserError, match=r"1 perturbed cells are of part truth"):
-        splits.from_file(cells, 1, str(tmp_path / "split.csv"))
+        split_table.from_file(cells, 1, str(tmp_path / "split.csv"))
 
 
 # ---- refusals
@@ -317,7 +374,7 @@ def test_cells_of_another_file_are_all_judged():
     perturbed = ~cells.obs["is_control"].to_numpy()
     assert np.array_equal(split.mask("test"), perturbed)
     assert split.groups["A"] == split.groups["A+E"] == splits.SEEN
-    assert split.groups["C"] == splits.UNSEEN
+    assert split.groups["C"] == UNSEEN
     assert split.groups["A+B"] == "pairs, 2 of 2 singles seen"
     assert split.groups["E+F"] == "pairs, 1 of 2 singles seen"
     assert count(split, cells, condition="control") == {"train": 50, "truth": 50}

@@ -51,26 +51,33 @@ def _check_call(node: Mapping[str, Any], path: str) -> None:
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
-    """Arguments by name; those of a split's `**rest` are the fields of Rest."""
-    parameters = dict(inspect.signature(function).parameters)
-    if function.__module__ == "stormcell.data.split":
-        from stormcell.data.split import Rest
-
-        parameters.pop("rest", None)
-        parameters |= inspect.signature(Rest).parameters
-    return parameters
+    """Arguments that a config can name; `**keywords: Unpack[C]` stands for the arguments of the dataclass C."""
+    found, hints = {}, _own_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if dataclass := _unpacked(hints.get(name)):
+            found |= inspect.signature(dataclass).parameters
+        elif parameter.kind is not parameter.POSITIONAL_ONLY:  # those are given by the caller
+            found[name] = parameter
+    return found
 
 
 def _hints(function: Any) -> dict[str, Any]:
-    try:
-        found = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-        if function.__module__ == "stormcell.data.split":
-            from stormcell.data.split import Rest
+    found = _own_hints(function)
+    for dataclass in filter(None, map(_unpacked, list(found.values()))):
+        found |= _own_hints(dataclass)
+    return found
 
-            found |= typing.get_type_hints(Rest)
-        return found
+
+def _own_hints(function: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     except Exception:  # hints of other libraries may name what is imported for type checkers only
         return {}
+
+
+def _unpacked(hint: Any) -> Any:
+    """C of `Unpack[C]`, else None."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Unpack else None
 
 
 def _type_of_default(default: Any) -> Any:
