@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from stormcell.analysis.embedding import TargetEmbedding
+from stormcell.analysis.pseudobulk import Pseudobulk
+
 
 @dataclass(frozen=True)
 class Query:
@@ -34,11 +37,17 @@ class HeldOut:
     controls: dict[str, csr_matrix]  # context -> training control cells, free for every method to use
     truth_controls: dict[str, csr_matrix]  # context -> control cells kept from every method; `controls` when shared
     shared: bool  # no controls were kept aside: truth and prediction then share the noise of the same controls
-    train_shift: dict[str, np.ndarray]  # condition -> G: training mean minus training control mean
+    train: Pseudobulk  # of the training cells
     train_cells: dict[str, csr_matrix]  # condition -> training cells; may be empty (a checkpoint judges another file)
     detected: np.ndarray  # G bool: gene seen in more than 5 % of the training cells
     pca_mean: np.ndarray  # G, of the training cells
     pca_components: np.ndarray  # G × K, K <= 50, of the training cells
+    embedding: TargetEmbedding | None = None  # what is known of the targets beside the cells
+
+    @property
+    def train_shift(self) -> dict[str, np.ndarray]:
+        """condition -> G: training mean minus training control mean, averaged over contexts."""
+        return self.train.by_condition
 
 
 @dataclass(frozen=True)
