@@ -9,7 +9,7 @@ register()
 
 
 def run(cfg):
-    from stormcell.run import evaluate  # here, so that --help does not wait for torch
+    from stormcell.examine import evaluate  # here, so that --help does not wait for torch
 
     return evaluate(cfg)
 

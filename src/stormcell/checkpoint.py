@@ -1,6 +1,7 @@
 """Checkpoints: the weights and a plain record of everything that is needed to use them.
 
-record = {format, version, config (data, split, datamodule, model, …), spec, reference, split_sha256, data_sha256, seed}
+record = {format, version, config (data, split, targets, datamodule, model, …), spec, reference, embedding,
+          split_sha256, data_sha256, seed}
 holds dicts, lists, plain values and tensors only, so that a file loads with torch.load(weights_only=True).
 """
 
@@ -18,12 +19,13 @@ from hydra.utils import instantiate
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from stormcell import __version__
+from stormcell.analysis.embedding import TargetEmbedding
 from stormcell.config import UserError
 from stormcell.data.reference import Reference
 from stormcell.data.spec import Spec
 from stormcell.models.base import Model
 
-FORMAT = 1
+FORMAT = 2  # 2: pseudobulk by context and the vectors of targets
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -55,6 +57,7 @@ def make_record(config: dict[str, Any], data: Any) -> dict[str, Any]:
         "config": config,
         "spec": data.spec.record(),
         "reference": data.reference.record(),
+        "embedding": data.embedding.record(),
         "split_sha256": data.split.sha256,
         "data_sha256": data.cells.fingerprint,
         "seed": config["seed"],
@@ -77,12 +80,14 @@ def load(path: str | Path, trust: bool = False) -> Model:
     if not isinstance(content, dict) or "stormcell" not in content:
         raise UserError(f"ckpt={path}: a checkpoint, but not written by Stormcell (it has no record)")
     record = content["stormcell"]
-    if record["format"] > FORMAT:
-        raise UserError(f"ckpt={path}: format {record['format']}, newer than this Stormcell ({__version__}) reads")
+    if record["format"] != FORMAT:
+        age = "newer" if record["format"] > FORMAT else "older"
+        raise UserError(f"ckpt={path}: format {record['format']}, {age} than this Stormcell ({__version__}) reads")
     config = {key: value for key, value in record["config"]["model"].items() if key not in ("optimizer", "scheduler")}
-    for part in (config, record["config"].get("split"), record["config"].get("datamodule")):
+    for part in (config, *(record["config"].get(key) for key in ("split", "targets", "datamodule"))):
         _trusted(part, trust, path)
     model = instantiate(config)(spec=Spec.from_record(record["spec"]), optimizer=None)
+    model.shape_like(content["state_dict"], TargetEmbedding.from_record(record["embedding"]))
     model.load_state_dict(content["state_dict"])
     model.record = record
     return model.eval()
@@ -104,6 +109,6 @@ def _trusted(node: Any, trust: bool, path: Path) -> None:
         raise UserError(f"ckpt={path}: its model is {target}, code outside stormcell; trust=true runs it")
 
 
-def reference(model: Model) -> Reference:
-    """What the training cells of a model said: shifts and principal components."""
-    return Reference.from_record(model.record["reference"])
+def reference(model: Model) -> tuple[Reference, TargetEmbedding]:
+    """What the training cells of a model said, and what was known of the targets beside them."""
+    return Reference.from_record(model.record["reference"]), TargetEmbedding.from_record(model.record["embedding"])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
@@ -74,6 +74,7 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     split: Any = MISSING
+    targets: Any = MISSING
     datamodule: Any = MISSING
     model: Any = MISSING
     trainer: Any = MISSING
@@ -86,33 +87,32 @@ class Config:
     embedding: str = "pca"  # pca · umap: the picture of the cells; the first UMAP of a process costs about 20 s
 
 
-@dataclass
-class OtherCells:
-    """The keys of a data set that may differ in another file; null is as in training."""
-
-    path: str | None = None
-    perturbation_key: Any = None
-    control: Any = None
-    separator: Any = None
-    label_pattern: str | None = None
-    batch_key: Any = None
-    cell_type_key: Any = None
-    covariate_keys: list[str] | None = None
-    library_key: Any = None
-    layer: str | None = None
-    scale: str | None = None
-    recover_counts: bool | None = None
-    filter: str | None = None
+def _unset(schema: type) -> type:
+    """A schema of the same keys, all null."""
+    keys = []
+    for name, hint in get_type_hints(schema).items():
+        nested = _unset(hint) if is_dataclass(hint) else None
+        keys.append((name, nested, field(default_factory=nested)) if nested else (name, Any, field(default=None)))
+    return make_dataclass(f"Unset{schema.__name__}", keys)
 
 
 @dataclass
 class EvaluateConfig:
-    """The keys of evaluate.py."""
+    """The keys of evaluate.py: a checkpoint, or the predictions of any program with data= and split=."""
 
-    ckpt: str = MISSING
-    data: OtherCells = field(default_factory=OtherCells)
+    ckpt: str | None = None
+    predictions: str | None = None  # cells, mean profiles or mean shifts: .h5ad, .csv, .tsv
+    kind: str | None = None  # of the predictions: cells · means · shifts
+    scale: str | None = None  # of predicted cells: log1p · counts
+    perturbation_key: str = "perturbation"  # obs column of the predictions
+    context_key: str | None = None  # obs column of the predictions: the covariate that the split tells apart
+    library_key: str | None = None  # obs column of predicted counts
+    data: Any = field(default_factory=_unset(DataConfig))  # beside ckpt: what is otherwise than in training
+    split: Any = None
+    targets: Any = None
+    seed: int = 1
     trust: bool = False  # instantiate a model class outside stormcell
-    embedding: str | None = None  # null: as in training
+    embedding: str | None = None  # pca · umap; null: as in training, or pca
 
 
 def register() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from stormcell.analysis.embedding import TargetEmbedding
 from stormcell.data.spec import Spec
 
 
@@ -21,6 +22,8 @@ class Model(pl.LightningModule):
     what the user asked for, and val/score is what stops and picks best.ckpt (`objective`).
     """
 
+    closed_form = False  # fitted by `initialise`; training is then one step of length zero, which writes a checkpoint
+    way_out = ""  # what to try where no held-out perturbation can be represented
     parts: tuple[str, ...] = ("loss",)
     scores: tuple[str, ...] = ()  # what validation_scores returns
 
@@ -44,6 +47,17 @@ class Model(pl.LightningModule):
 
     def initialise(self, data: Any) -> None:
         """Start from what the training cells give in closed form; nothing by default."""
+
+    def shape_like(self, state: dict[str, Tensor], embedding: TargetEmbedding) -> None:
+        """Make the parameters of a checkpoint whose sizes the Spec does not tell; nothing by default."""
+
+    def unknown_targets(self, condition: str) -> list[str]:
+        """Targets that keep the model from an answer; [] where it has one."""
+        return self.spec.unknown_targets(condition)
+
+    def notes(self, data: Any) -> list[str]:
+        """What a reader must be told of the fitted model, in sentences."""
+        return []
 
     def validation_scores(self) -> dict[str, float]:
         """Scores on validation cells beyond the loss; equal on every process."""
@@ -80,6 +94,8 @@ class Model(pl.LightningModule):
                 self.log(f"val/{name}", torch.as_tensor(value, dtype=torch.float64), prog_bar=name == "score")
 
     def configure_optimizers(self) -> dict[str, Any]:
+        if self.closed_form:
+            return {"optimizer": torch.optim.SGD(self.parameters(), lr=0.0)}
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return {"optimizer": optimizer}

@@ -35,8 +35,9 @@ from stormcell.data.csr import group_mean
 from stormcell.data.questions import ValidationView, validation_view
 from stormcell.data.spec import TARGET_SUM, Spec
 from stormcell.data.split import rows_by
+from stormcell.evaluation.distributions import energy_distance
 from stormcell.evaluation.heldout import HeldOut, Method
-from stormcell.evaluation.perturbation import energy_distance, pearson
+from stormcell.evaluation.profiles import pearson
 from stormcell.models.base import Model
 from stormcell.nn.likelihood import gaussian_log_prob, negative_binomial_log_prob
 from stormcell.nn.mlp import mlp
