@@ -13,6 +13,7 @@ from stormcell.config import DataConfig, GeneSelection, UserError
 from stormcell.data import split as splits
 from stormcell.data.control_perturbed import ControlPerturbedDataModule
 from stormcell.data.questions import held_out, validation_view
+from stormcell.data.split_table import from_file
 
 PAIRS = partial(splits.held_out_combinations, share=1.0, test_cells=0.2)
 
@@ -329,6 +330,17 @@ def test_validation_is_asked_of_seen_perturbations_alone(path):
         assert np.allclose(mean, expression[mine].mean(0), atol=1e-6)
         assert np.allclose(coordinates, data.reference.project(expression[mine]), atol=1e-4)
     assert np.allclose(view.control_mean, expression[data.control_rows("all")].mean(0), atol=1e-6)
+
+
+def test_whole_conditions_validate_where_their_targets_are_seen(path, tmp_path):
+    (tmp_path / "held.csv").write_text("condition,part\nA+B,validation\nB+E,validation\n")
+    data = module(path, split=partial(from_file, path=str(tmp_path / "held.csv"), validation=0.0))
+    assert data.spec.unknown_targets("B+E") == ["E"]
+    assert set(data.cells.obs["condition"][data.split.mask("validation")]) == {"A+B", "B+E"}
+    view = validation_view(data)
+    assert [name for name, *_ in view.conditions] == ["A+B"]
+    mine = (data.cells.obs["condition"] == "A+B").to_numpy()
+    assert np.allclose(view.conditions[0][1], data.expression[mine].toarray().mean(0), atol=1e-6)
 
 
 # ---- refusals

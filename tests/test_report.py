@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import types
+from html import escape
 from itertools import combinations
 
 import numpy as np
@@ -18,15 +19,24 @@ from rich.console import Console
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 
-from stormcell.evaluation import scoreboard
+from stormcell.analysis.pseudobulk import Pseudobulk
 from stormcell.evaluation.baselines import baselines
+from stormcell.evaluation.ceiling import ceilings, reliability
 from stormcell.evaluation.heldout import HeldOut, Method, Query
-from stormcell.evaluation.perturbation import mean_profile
-from stormcell.report import figures, html, tables
+from stormcell.evaluation.metrics import METRICS, distance_from_best
+from stormcell.evaluation.profiles import mean_profile
+from stormcell.evaluation.scoreboard import rescaled, summarise
+from stormcell.evaluation.scoring import score
+from stormcell.evaluation.verdict import undefined, verdict
+from stormcell.report import boards, figures, html, tables
+from stormcell.report.forest import forest
 from stormcell.report.generation import embed, median_query
-from stormcell.report.judgement import Judgement, distance_from_best, number
+from stormcell.report.heatmap import shift_heatmap
+from stormcell.report.judgement import KEYS, Judgement, number
+from stormcell.report.panels import calibration, rank_histogram
 
 N_GENES, N_CELLS, K = 120, 24, 5
+LEVELS = np.arange(1, 10) / 10
 PAIRS, KNOWN = "pairs, both singles seen", "held-out cells"
 TWO_GROUPS = {"A+B": PAIRS, "A+C": PAIRS, "B+C": PAIRS, "A": KNOWN, "B": KNOWN, "C": KNOWN, "D": KNOWN}
 HISTORY = pd.DataFrame(
@@ -61,7 +71,7 @@ def judge(conditions: dict[str, str], genes: list[str] | None = None, silent: bo
         controls={"all": control},
         truth_controls={"all": control if shared else unseen},
         shared=shared,
-        train_shift={target: mean_profile(x) - base for target, x in train.items()},
+        train=Pseudobulk.of_shifts({target: mean_profile(x) - base for target, x in train.items()}, base),
         train_cells=train,
         detected=np.ones(len(genes), bool),
         pca_mean=np.zeros(len(genes)),
@@ -80,9 +90,9 @@ def judge(conditions: dict[str, str], genes: list[str] | None = None, silent: bo
 
 def assemble(held_out: HeldOut, modes: list[Method], bars: list[Method]) -> Judgement:
     names, rivals = tuple(m.name for m in modes), tuple(m.name for m in bars)
-    per_query, kept = scoreboard.score(held_out, [*modes, *bars], keep=names)
-    reliability = scoreboard.reliability(held_out, 1)
-    missing = np.full(len(held_out.genes), np.nan)
+    scores = score(held_out, [*modes, *bars], keep=names)
+    reliable, kept = reliability(held_out, 1), scores.kept
+    board = summarise(scores.per_query, ceilings(held_out, reliable, 1), 1)
     base, unseen = mean_profile(held_out.controls["all"]), mean_profile(held_out.truth_controls["all"])
     predicted = [np.zeros((0, K)) if a is None else a[1] @ held_out.pca_components for a in kept[names[0]]]
     true = [np.asarray(q.cells @ held_out.pca_components) for q in held_out.queries]
@@ -90,16 +100,16 @@ def assemble(held_out: HeldOut, modes: list[Method], bars: list[Method]) -> Judg
         model="m",
         methods=names,
         baselines=rivals,
-        verdict=tuple(scoreboard.verdict(per_query, reliability, list(names), list(rivals), 1)),
+        verdict=tuple(verdict(scores, reliable, list(names), list(rivals), 1)),
         notes=(),
-        undefined=tuple(scoreboard.undefined(per_query)),
-        scoreboard=scoreboard.summarise(per_query, reliability, 1),
-        per_query=per_query,
-        reliability=reliability,
-        queries=reliability[[*scoreboard.KEYS, "n_cells"]],
+        undefined=tuple(undefined(scores.per_query)),
+        scoreboard=board,
+        per_query=scores.per_query,
+        reliability=reliable,
+        queries=reliable[[*KEYS, "n_cells"]],
         genes=held_out.genes,
         true_shift=np.array([mean_profile(q.cells) - unseen for q in held_out.queries]),
-        predicted_shift={m: np.array([missing if a is None else a[0] - base for a in kept[m]]) for m in names},
+        predicted_shift={name: means - base for name, means in scores.means.items()},
         cells={
             "true": np.concatenate(true),
             "true_query": np.repeat(range(len(true)), [len(x) for x in true]),
@@ -108,6 +118,10 @@ def assemble(held_out: HeldOut, modes: list[Method], bars: list[Method]) -> Judg
             "control": np.asarray(held_out.controls["all"] @ held_out.pca_components),
         },
         shared=held_out.shared,
+        rescaled=rescaled(board),
+        per_method=scores.per_method,
+        interactions=scores.interactions,
+        calibration=pd.DataFrame({"method": names[0], "level": LEVELS, "coverage": LEVELS**2}),
     )
 
 
@@ -320,8 +334,17 @@ def test_drawing_needs_neither_a_window_nor_a_training_library():
 
 
 def test_csv_round_trip_loses_nothing(judgement, tmp_path):
-    board, perturbations = tables.write(judgement, tmp_path)
+    board, perturbations, *more = tables.write(judgement, tmp_path)
     assert board == tmp_path / "scoreboard.csv" and perturbations == tmp_path / "tables" / "perturbations.csv"
+    names = {"rescaled": judgement.rescaled, "methods": judgement.per_method, "interactions": judgement.interactions}
+    assert {path.stem: len(pd.read_csv(path)) for path in more} == {
+        **{name: len(table) for name, table in names.items()},
+        "calibration": len(LEVELS),
+    }
+    # What a judgement does not hold leaves no file.
+    none = dataclasses.replace(judgement, **dict.fromkeys(tables.MORE, pd.DataFrame()))
+    assert len(tables.write(none, tmp_path / "none")) == 2
+    assert sorted(path.name for path in (tmp_path / "none" / "tables").iterdir()) == ["perturbations.csv"]
     pd.testing.assert_frame_equal(
         pd.read_csv(board, float_precision="round_trip"), judgement.scoreboard, check_exact=True, check_dtype=False
     )
@@ -352,8 +375,35 @@ def test_terminal_table_fits_and_marks_the_best(judgement):
     row = rows.loc["m, mode A"]
     assert f"{row['shift_correlation_low']:.2f}..{row['shift_correlation_high']:.2f}" in pairs["m, mode A"]
 
+    energy = rows.loc["m, mode A", ["energy_distance_low", "energy_distance_high"]]
+    assert "..".join(f"{end:.3f}" for end in energy) in pairs["m, mode A"]
+
     narrow = printed(judgement, 80).splitlines()
     assert max(map(len, narrow)) <= 80 and ".." not in "".join(narrow[:30])
+    head = [" ".join(lines[: lines.index(start)]) for lines, start in ((wide, wide[start]), (narrow, narrow[9]))]
+    assert "flattering" in head[0] and "flattering" not in head[1]
+    assert all("Jaccard" not in words and "discrim." in words for words in head)
+
+
+def test_terminal_table_has_no_row_for_a_baseline_without_an_answer(judgement):
+    board = judgement.scoreboard
+    silent = board[(board["group"] == PAIRS) & (board["n"] == 0)]["method"].tolist()
+    assert "own training mean" in silent and (board["method"] == "own training mean").sum() == 2
+    lines = printed(judgement, 120).splitlines()
+    assert sum(line.startswith("own training mean") for line in lines) == 1  # that of the other group
+
+    mute = judge({"A+B": PAIRS}, silent=True)
+    assert sum(line.startswith("m, mode") for line in printed(mute, 120).splitlines()) == 2
+
+
+def test_terminal_table_fits_where_numbers_are_large_and_negative(judgement):
+    large = judgement.scoreboard.copy()
+    numbers = large.columns.drop(["group", "method", "n"])
+    large[numbers] = -0.99
+    large[[name for name in numbers if name.startswith("energy")]] = 123.456
+    lines = printed(dataclasses.replace(judgement, scoreboard=large), 120).splitlines()
+    assert max(map(len, lines)) <= 120 and any("123.456" in line and "123.456..123.456" in line for line in lines)
+    assert not any("…" in line for line in lines)
 
 
 def test_terminal_table_is_bold_for_the_model_only(judgement):
@@ -404,9 +454,62 @@ def test_page_says_what_the_run_says(judgement, tmp_path):
     assert "python train.py" in text and "python evaluate.py" in text
     row = judgement.scoreboard.query("group == @PAIRS and method == 'm, mode B'").iloc[0]
     assert number(row["energy_distance"]) in text
-    assert all(metric.meaning in text for metric in scoreboard.METRICS.values())
-    assert text.count("<tr class=") == len(judgement.scoreboard)
+    glossary = flat.partition('id="metrics"')[2]
+    listed = [metric for name, metric in METRICS.items() if name in judgement.scoreboard]
+    assert len(listed) > 30 and all(escape(metric.meaning) in glossary for metric in listed)
+    assert flat.partition("<details>")[0].count("<tr class=") == 0  # the first fold is that of the reasons
+    open_board = flat.partition('id="scoreboard"')[2].partition("<details>")[0]
+    assert open_board.count("<tr class=") == len(judgement.scoreboard)
+    heads = [METRICS[name].label for name in boards.CORE]
+    assert re.findall(r'<th scope="col"[^>]*>([^<]+)<small>', open_board)[: len(heads)] == heads
     assert "flattering" in text and "No control cells were kept aside" not in text
+
+
+def folds(text: str) -> dict[str, str]:
+    """Summary of each folded part -> what is in it, without spaces between the tags."""
+    flat = re.sub(r"\s*(<[^>]+>)\s*", r"\1", text)
+    return dict(re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", flat, re.DOTALL))
+
+
+def test_every_metric_has_its_panel_on_the_page(judgement, tmp_path):
+    parts = folds(page(judgement, tmp_path))
+    panels = {title.removeprefix("All metrics: "): part for title, part in parts.items() if "All metrics" in title}
+    shown = {name: metric for name, metric in METRICS.items() if name in judgement.scoreboard}
+    assert set(panels) == {metric.panel for metric in shown.values()}
+    for title, part in panels.items():
+        names = [name for name, metric in shown.items() if metric.panel == title]
+        table = judgement.scoreboard.query("group == @PAIRS").set_index("method")[names]
+        assert [f">{METRICS[name].label}<small>" in part for name in names] == [True] * len(names)
+        row = next(line for line in part.split("<tr ") if ">m, mode A</th>" in line)
+        assert re.findall(r"<span[^>]*>([^<]+)</span>", row) == [number(value) for value in table.loc["m, mode A"]]
+        pairs = part.partition(PAIRS)[2].partition(KNOWN)[0]
+        assert ("own training mean" in pairs) == table.loc["own training mean"].notna().any()
+
+
+def test_rescaled_values_and_interactions_stand_on_the_page(judgement, tmp_path):
+    parts = folds(page(judgement, tmp_path))
+    part = next(part for title, part in parts.items() if title.startswith("Rescaled: 0 = "))
+    row = next(line for line in part.split("<tr ") if ">m, mode A</th>" in line)
+    names = [name for name in METRICS if name in judgement.rescaled and judgement.rescaled[name].notna().any()]
+    values = judgement.rescaled.query("group == @PAIRS and method == 'm, mode A'")[names].iloc[0]
+    assert re.findall(r"<span[^>]*>([^<]+)</span>", row) == [number(value) for value in values]
+    assert "split-half" not in part
+
+    part = next(part for title, part in parts.items() if title.startswith("Genetic interactions"))
+    table = judgement.interactions.query("method == 'm, mode B' and condition == 'A+C'").iloc[0]
+    row = next(line for line in part.split("<tr>") if ">A+C<" in line and "m, mode B" in line)
+    assert f"<td>{number(table['magnitude_true'])}</td><td>{number(table['magnitude_predicted'])}</td>" in row
+    assert "additive" not in part.partition("<tbody>")[2]
+
+    bare = dataclasses.replace(judgement, **dict.fromkeys(tables.MORE, pd.DataFrame()))
+    assert not [title for title in folds(page(bare, tmp_path)) if title.startswith(("Rescaled", "Genetic"))]
+
+
+def test_every_figure_has_a_caption_of_its_own():
+    names = ["generation", "forest", "shift_heatmap", "shifts", "model_against_baseline", "ranks", "calibration", "loss"]
+    assert sorted(names) == sorted(html.CAPTIONS)
+    starts = {name: next(start for start in html.CAPTIONS if name.startswith(start)) for name in names}
+    assert all(name == start for name, start in starts.items())
 
 
 # Gaps
@@ -419,7 +522,12 @@ def everything(judgement: Judgement, folder) -> str:
         "shifts": figures.shift_scatter_grid(judgement),
         "model_against_baseline": figures.model_against_baseline(judgement),
         "model_against_baseline_mse": figures.model_against_baseline(judgement, "mse"),
+        "forest": forest(judgement),
+        "shift_heatmap": shift_heatmap(judgement),
+        "ranks": rank_histogram(judgement),
+        "calibration": calibration(judgement),
     }
+    drawn = {name: figure for name, figure in drawn.items() if figure is not None}
     words = "\n".join(map(texts, drawn.values()))
     figures.save(drawn, folder)
     tables.write(judgement, folder)
@@ -446,7 +554,8 @@ def test_one_group_with_few_genes_and_signs_that_mean_something_elsewhere(tmp_pa
 
 def test_shared_controls_are_called_flattering_everywhere(tmp_path):
     shared = judge({"A+B": PAIRS, "A": KNOWN}, shared=True)
-    for figure in (figures.generation_panel, figures.shift_scatter_grid, figures.model_against_baseline):
+    drawings = figures.generation_panel, figures.shift_scatter_grid, figures.model_against_baseline
+    for figure in (*drawings, forest, shift_heatmap):
         assert "flattering" in texts(figure(shared))
     assert "flattering" in printed(shared, 120)
     assert "No control cells were kept aside" in page(shared, tmp_path)

@@ -1,10 +1,11 @@
-"""summary.csv of a multirun: one row per job, its overrides and its test metrics."""
+"""What a multirun leaves: summary.csv, one row per job, and comparison.csv, one row per method over all seeds."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,23 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         jobs = write_summary(Path(config.hydra.sweep.dir))
-        print(f"{jobs} jobs summarised in {Path(config.hydra.sweep.dir) / 'summary.csv'}")
+        folder = Path(config.hydra.sweep.dir)
+        show_comparison(folder)
+        print(f"{jobs} jobs summarised in {folder / 'summary.csv'}")
+
+
+def show_comparison(folder: Path) -> None:
+    """comparison.csv and its short form on the screen, where at least one job has finished."""
+    from rich.console import Console  # heavy imports wait until there is something to show
+
+    from stormcell import comparison
+
+    board = comparison.compare([job.parent for job in sorted(folder.glob("**/.hydra"), key=_number)])
+    if board.empty:
+        return
+    board.to_csv(folder / "comparison.csv", index=False)
+    comparison.show(board, Console(width=None if sys.stdout.isatty() else 160))
+    print(f"models and baselines over all seeds in {folder / 'comparison.csv'}")
 
 
 def write_summary(folder: Path) -> int:

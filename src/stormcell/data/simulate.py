@@ -8,14 +8,26 @@ Shapes: N cells, G genes, F factors (the first F genes), C conditions, B batches
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from stormcell.config import UserError
-from stormcell.data.world import CYCLE, FORK, TARGETS, States, World, draw_counts, draw_states, log_rate, make_world
+from stormcell.config import UserError, nearest
+from stormcell.data.world import (
+    CYCLE,
+    FORK,
+    KINDS,
+    TARGETS,
+    States,
+    World,
+    draw_counts,
+    draw_states,
+    log_rate,
+    make_world,
+)
 
 STATES = 512  # cells over which the true shifts are averaged
 
@@ -46,20 +58,27 @@ def simulate(
     n_interacting: int = 2,
     n_batches: int = 3,
     control_share: float = 0.28,
+    kinds: Sequence[str] = KINDS,
     seed: int = 0,
 ) -> Simulated:
     """Cells under single and double perturbations on a branching trajectory; equal for an equal seed.
 
     `n_singles` of the factors are perturbed alone, `n_pairs` of their pairs together, `n_interacting` of these with a
-    planted interaction. Cells that are not controls are shared out evenly. Raises UserError for what cannot be made.
+    planted interaction; `kinds` of perturbations take turns among the factors. Cells that are not controls
+    are shared out evenly. Raises UserError for what cannot be made.
     """
     sizes = {"n_cells": n_cells, "n_genes": n_genes, "n_factors": n_factors, "n_singles": n_singles, "n_pairs": n_pairs}
     sizes |= {"n_interacting": n_interacting, "n_batches": n_batches, "seed": seed}
     _check(sizes, control_share)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"data.simulate.kinds: {kind!r}{nearest(kind, KINDS)}; kinds are {', '.join(KINDS)}")
+    if not kinds:
+        raise UserError(f"data.simulate.kinds is empty; kinds are {', '.join(KINDS)}")
     world_rng, state_rng, count_rng, truth_rng = (
         np.random.default_rng(sequence) for sequence in np.random.SeedSequence(seed).spawn(4)
     )
-    world = make_world(world_rng, n_genes, n_factors, n_singles, n_pairs, n_interacting, n_batches)
+    world = make_world(world_rng, n_genes, n_factors, n_singles, n_pairs, n_interacting, n_batches, kinds)
     states = draw_states(state_rng, n_cells, n_factors, n_batches)
     condition = assign_conditions(state_rng, n_cells, len(world.conditions), control_share)
     counts = draw_counts(count_rng, world, states, condition)

@@ -18,6 +18,7 @@ Shapes: N cells, G genes, F factors (the first F genes), C conditions, B batches
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -72,8 +73,9 @@ class States:
 
 
 def make_world(
-    rng: Generator, n_genes: int, n_factors: int, n_singles: int, n_pairs: int, n_interacting: int, n_batches: int
-) -> World:
+    rng: Generator, n_genes: int, n_factors: int, n_singles: int, n_pairs: int, n_interacting: int, n_batches: int,
+    kinds: Sequence[str] = KINDS,
+) -> World:  # fmt: skip
     """Network, perturbations and everything else that all cells share."""
     n_cycle = n_genes // CYCLE
     network = draw_network(rng, n_factors, n_genes, n_cycle)
@@ -83,7 +85,7 @@ def make_world(
     # A factor that is hardly seen would make its own perturbation invisible.
     base[:n_factors] = np.log(4)
     batch = rng.normal(0, 0.1, (n_batches, n_genes))
-    kinds = np.resize(KINDS, n_singles)
+    kinds = np.resize(kinds, n_singles)
     return World(
         genes=gene_names(n_factors, n_genes, n_cycle),
         network=network,

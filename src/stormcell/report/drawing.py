@@ -64,6 +64,12 @@ def dress(axes: Axes, title: str = "", x: str = "", y: str = "", under: str = ""
     return axes
 
 
+def legend(on: Axes | Figure, *args, **style) -> None:
+    """A legend without a frame, whose names stand as they are: a method may be called $x$."""
+    for text in on.legend(*args, fontsize=SMALL, frameon=False, **style).get_texts():
+        text.set_parse_math(False)
+
+
 def settle(figure: Figure) -> None:
     """Fixes the layout, so that labels can be placed in it."""
     figure.draw_without_rendering()

@@ -1,6 +1,10 @@
 """The figures of a run, drawn from plain arrays; every title states what is seen, with its number.
 
 generation_panel        one perturbation: shift, top-K overlap, cells (in generation.py)
+shift_heatmap           true, predicted and baseline shifts of many perturbations (in heatmap.py)
+forest                  the scoreboard with its intervals (in forest.py)
+rank_histogram          where the true perturbation stands among all (in panels.py)
+calibration             nominal against observed coverage of predictive intervals (in panels.py)
 shift_scatter_grid      the shifts of up to twelve perturbations
 model_against_baseline  each perturbation: the model, the best baseline, what the exact mean would score
 loss_curves             parts of the loss and validation metrics over the steps
@@ -16,11 +20,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stormcell.evaluation.scoreboard import METRICS
+from stormcell.evaluation.metrics import METRICS, distance_from_best
 from stormcell.report import drawing
-from stormcell.report.drawing import BASELINE, FAINT, INK, MODEL, SECOND, SMALL, TEXT, dress, new_figure
+from stormcell.report.choice import by_group, evenly, left_out
+from stormcell.report.drawing import BASELINE, FAINT, INK, MODEL, SECOND, TEXT, dress, new_figure
 from stormcell.report.generation import generation_panel
-from stormcell.report.judgement import Judgement, distance_from_best, number
+from stormcell.report.judgement import Judgement, middle, number
 
 __all__ = ["generation_panel", "loss_curves", "model_against_baseline", "save", "shift_scatter_grid"]
 
@@ -40,9 +45,11 @@ def shift_scatter_grid(judgement: Judgement) -> Figure:
     detail = f"{len(chosen)} of {len(r)} held-out perturbations, pairs first, evenly spaced from best to worst."
     if len(chosen) == len(r):
         detail = "Every held-out perturbation, from best to worst."
-    low, middle, high = (number(_quantile(r, q)) for q in (0, 0.5, 1))
-    finding = f"{method}: r = {middle}" if len(r) == 1 else f"{method}: median r = {middle}, from {low} to {high}"
-    figure, panels = drawing.new_grid(len(chosen), 3.7, finding, detail + _flattering(judgement))
+    best, worst = (number(r[ranked[end]]) for end in (0, len(r[np.isfinite(r)]) - 1))
+    finding = f"{method}: median r = {number(middle(r))}, from {worst} to {best}"
+    if len(r) == 1:
+        finding = f"{method}: r = {best}"
+    figure, panels = drawing.new_grid(len(chosen), 3.7, finding, detail + judgement.caution)
     shifts = [(judgement.true_shift[query], judgement.predicted_shift[method][query]) for query in chosen]
     for axes, query, shift in zip(panels, chosen, shifts, strict=True):
         dress(axes, judgement.name(query), under=f"r = {number(r[query])}, {judgement.queries['group'].iloc[query]}")
@@ -55,49 +62,27 @@ def shift_scatter_grid(judgement: Judgement) -> Figure:
     return figure
 
 
-def evenly(ranked: np.ndarray, most: int) -> list[int]:
-    """At most so many of a ranking, evenly spaced, both ends included."""
-    count = min(most, len(ranked))
-    return [int(ranked[i]) for i in np.linspace(0, len(ranked) - 1, count).round().astype(int)] if count > 0 else []
-
-
-def _quantile(values: np.ndarray, share: float) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.quantile(finite, share)) if len(finite) else np.nan
-
-
-def _flattering(judgement: Judgement) -> str:
-    return " Shared controls: r is flattering." if judgement.shared else ""
-
-
 def model_against_baseline(judgement: Judgement, metric: str = SHIFT) -> Figure:
     """One row per perturbation, best on top: the model's rows, the best baseline of its group, the exact mean."""
     method, about = judgement.methods[0], METRICS[metric]
     own, (rivals, rival) = judgement.values(method, metric), _best_baselines(judgement, metric)
-    ranked = np.argsort(distance_from_best(own, metric), kind="stable")
-    groups = {group: ranked[judgement.queries["group"].to_numpy()[ranked] == group] for group in judgement.groups}
-    rows = {group: evenly(all_, max(2, round(MOST_ROWS * len(all_) / len(own)))) for group, all_ in groups.items()}
-    if len(own) <= MOST_ROWS:
-        rows = groups
+    rows = by_group(judgement, metric, MOST_ROWS)
     both = np.isfinite(own) & np.isfinite(rival)
     wins = both & (distance_from_best(own, metric) < distance_from_best(rival, metric))
-    direction = {"one": "1 is best"}.get(about.direction, f"{about.direction} is better")
-    detail = f"{judgement.label(metric)}: {direction}; ahead is by any margin."
-    if len(own) > MOST_ROWS:
-        detail += f" {sum(map(len, rows.values()))} of {len(own)} shown, evenly spaced from best to worst."
+    direction = f"{about.direction} is better" if about.best is None else f"{about.best} is best"
+    detail = f"{judgement.label(metric)}: {direction}; ahead is by any margin." + left_out(judgement, rows)
     heights = [len(chosen) + 0.6 for chosen in rows.values()]
     finding = f"{method} is ahead of the best baseline on {wins.sum()} of {both.sum()} perturbations"
     figure = new_figure(10, 1.1 + 0.3 * sum(heights) + 0.45 * len(rows), finding, detail)
     shared = about.direction == "higher"  # correlations and overlaps end at 1; one far distance would press the rest
     panels = figure.subplots(len(rows), 1, sharex=shared, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (group, chosen) in zip(panels, rows.items(), strict=True):
-        against = f" against {number(_quantile(rival[groups[group]], 0.5))} of {rivals[group]}" if rivals[group] else ""
-        dress(axes, f"{group}: median {number(_quantile(own[groups[group]], 0.5))}{against}")
+        inside = (judgement.queries["group"] == group).to_numpy()
+        against = f" against {number(middle(rival[inside]))} of {rivals[group]}" if rivals[group] else ""
+        dress(axes, f"{group}: median {number(middle(own[inside]))}{against}")
         _dumbbells(axes, judgement, chosen, metric, rival)
     panels[-1].set_xlabel(about.label, fontsize=TEXT)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=SMALL, frameon=False
-    )
+    drawing.legend(figure, *panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
     return figure
 
 
@@ -115,7 +100,7 @@ def _dumbbells(axes: Axes, judgement: Judgement, chosen: list[int], metric: str,
     """Queries of one group from top to bottom."""
     places = np.arange(len(chosen))
     own = judgement.values(judgement.methods[0], metric)[chosen]
-    axes.axvline(1 if METRICS[metric].direction == "one" else 0, color=FAINT, linewidth=1, zorder=0)
+    axes.axvline(METRICS[metric].best or 0, color=FAINT, linewidth=1, zorder=0)
     axes.hlines(places, np.minimum(own, rival[chosen]), np.maximum(own, rival[chosen]), color=FAINT, linewidth=2)
     for name, colour, order in zip(judgement.methods, (MODEL, SECOND), (4, 3), strict=False):
         axes.plot(judgement.values(name, metric)[chosen], places, "o", color=colour, ms=8, zorder=order, label=name)
@@ -154,7 +139,7 @@ def loss_curves(history: pd.DataFrame, objective: str = "val/score", mode: str =
     for axes, part in zip(panels, parts, strict=True):
         _curves(axes, history, part, best)
     marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(marks.values(), marks.keys(), loc="outside lower left", ncols=3, fontsize=SMALL, frameon=False)
+    drawing.legend(figure, marks.values(), marks.keys(), loc="outside lower left", ncols=3)
     return figure
 
 

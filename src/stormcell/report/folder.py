@@ -18,8 +18,11 @@ from scipy.sparse import csr_matrix
 
 from stormcell.report import figures, html, tables
 from stormcell.report.dashboards import publish
+from stormcell.report.forest import forest
 from stormcell.report.generation import generation_panel
+from stormcell.report.heatmap import shift_heatmap
 from stormcell.report.judgement import Judgement
+from stormcell.report.panels import calibration, rank_histogram
 
 PACKAGES = ("stormcell", "torch", "pytorch-lightning", "hydra-core", "anndata", "scanpy", "numpy", "scipy", "pandas")
 
@@ -28,27 +31,33 @@ def write_judgement(
     judgement: Judgement,
     kept: dict[str, list],
     data: Any,
-    record: dict[str, Any],
+    config: dict[str, Any],
     folder: Path,
     embedding: str,
-    ckpt: str,
+    again: str,
     timing: dict[str, float],
     loggers: list,
 ) -> None:
-    """scoreboard.csv, tables/, figures/, metrics.json, predictions.h5ad and report.html, then the closing lines."""
+    """scoreboard.csv, tables/, figures/, metrics.json, predictions.h5ad and report.html, then the closing lines.
+
+    `config`: plain, of the run; `again`: the command that judges the same thing again.
+    """
     card = data_card(data)
     tables.write(judgement, folder)
     data.split.table.to_csv(folder / "tables" / "split.csv", index=False)
     history = folder / "history.csv"
     drawn = {
         "generation": generation_panel(judgement, embedding),
+        "forest": forest(judgement),
+        "shift_heatmap": shift_heatmap(judgement),
         "shifts": figures.shift_scatter_grid(judgement),
         "model_against_baseline": figures.model_against_baseline(judgement),
+        "ranks": rank_histogram(judgement),
+        "calibration": calibration(judgement),
     }
+    drawn = {name: figure for name, figure in drawn.items() if figure is not None}
     if history.is_file():
-        drawn["loss"] = figures.loss_curves(
-            pd.read_csv(history), record["config"]["objective"], record["config"]["objective_mode"]
-        )
+        drawn["loss"] = figures.loss_curves(pd.read_csv(history), config["objective"], config["objective_mode"])
     paths = figures.save(drawn, folder / "figures")
     metrics = {
         "test": flat(judgement, judgement.methods),
@@ -59,20 +68,19 @@ def write_judgement(
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     _predictions(judgement, kept, folder / "predictions.h5ad")
-    publish(loggers, judgement, paths, record["config"], flat(judgement, judgement.methods))
-    evaluate = f"python evaluate.py ckpt={ckpt}"
+    publish(loggers, judgement, paths, config, flat(judgement, judgement.methods))
     html.render(
         judgement,
         paths,
         card,
-        OmegaConf.to_yaml(OmegaConf.create(record["config"])),
+        OmegaConf.to_yaml(OmegaConf.create(config)),
         command(),
         timing,
         folder / "report.html",
-        evaluate,
+        again,
     )
     tables.print_scoreboard(judgement, Console(width=None if sys.stdout.isatty() else tables.WIDTH))
-    print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {evaluate}", flush=True)
+    print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {again}", flush=True)
 
 
 def flat(judgement: Judgement, methods: tuple[str, ...]) -> dict[str, float | None]:
@@ -117,8 +125,9 @@ def data_card(data: Any) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line that was typed."""
-    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line that was typed, but for the folder of Hydra's."""
+    typed = [argument for argument in sys.argv[1:] if not argument.startswith("hydra.run.dir=")]
+    return " ".join(["python", Path(sys.argv[0]).name, *typed])
 
 
 def _predictions(judgement: Judgement, kept: dict[str, list], path: Path) -> None:

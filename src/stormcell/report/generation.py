@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stormcell.evaluation.perturbation import JACCARD_SIZES
+from stormcell.evaluation.metrics import JACCARD_SIZES
 from stormcell.report import drawing
-from stormcell.report.drawing import BASELINE, FAINT, INK, MODEL, SECOND, SMALL, TRUTH, dress
+from stormcell.report.drawing import BASELINE, FAINT, INK, MODEL, SECOND, TRUTH, dress
 from stormcell.report.judgement import Judgement, number
 
 
@@ -29,7 +29,7 @@ def generation_panel(judgement: Judgement, embedding: str = "pca", seed: int = 0
     query, others = median_query(judgement, method, group)
     name = judgement.name(query)
     among = f"the perturbation of median r among the {others}" if others > 1 else "the only perturbation"
-    detail = f"{name} is {among} of “{group}”." + (" Shared controls: r is flattering." if judgement.shared else "")
+    detail = f"{name} is {among} of “{group}”." + judgement.caution
     r = number(judgement.values(method, "shift_correlation")[query])
     rival = judgement.best_baseline(group, "shift_correlation")
     against = f", {rival} {number(judgement.values(rival, 'shift_correlation')[query])}" if rival else ""
@@ -76,7 +76,7 @@ def _overlap(axes: Axes, judgement: Judgement, group: str) -> None:
     axes.hlines(chance, places - 0.3, places + 0.3, color=INK, linestyle=(0, (2, 2)), label="chance")
     axes.set_xticks(places, [str(k) for k in sizes])
     axes.set(xlim=(-0.5, len(sizes) - 0.5), ylim=(0, 1))
-    axes.legend(fontsize=SMALL, frameon=False, loc="upper left", ncols=2, columnspacing=1)
+    drawing.legend(axes, loc="upper left", ncols=2, columnspacing=1)
     against = f", best baseline {number(rows.loc[rival, f'jaccard_{shown}'])}" if rival else ""
     title = f"Top {shown}: J = {number(rows.loc[judgement.methods[0], f'jaccard_{shown}'])}{against}"
     dress(axes, title, "K genes of largest |shift|", f"J(K), median of {int(rows['n'].max())} perturbations")
@@ -97,7 +97,7 @@ def _cells(axes: Axes, judgement: Judgement, query: int, embedding: str, seed: i
     dress(axes, f"Energy distance {number(distance)}{against}", *names)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")  # distances are what is shown
-    axes.legend(fontsize=SMALL, frameon=False, loc="best", handletextpad=0.2, markerscale=1.4)
+    drawing.legend(axes, loc="best", handletextpad=0.2, markerscale=1.4)
 
 
 def embed(

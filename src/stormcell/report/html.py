@@ -10,19 +10,27 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stormcell.evaluation.scoreboard import METRICS
+from stormcell.report import boards
 from stormcell.report.judgement import Judgement, number
-from stormcell.report.tables import SHARED, best_in_group
 
-AIMS = {"higher": "higher is better", "lower": "lower is better", "one": "1 is best"}
-PER_PERTURBATION = ("shift_correlation", "jaccard_50", "energy_distance")
 CAPTIONS = {  # by the beginning of a figure's name
     "generation": "Left: every point is a gene; on the line the prediction is exact. Middle: overlap of the K genes "
     "that change most in truth and in prediction, with 95 % intervals over perturbations. Right: triangles should lie "
     "among the true cells, not among the controls.",
-    "shift": "Every point is a gene; on the line the prediction is exact. Scales differ between panels.",
+    "shift_heatmap": "Red: up, blue: down, all panels on one scale; genes in one order. A prediction that is right "
+    "looks like the panel on the left; one that says the same for every perturbation has rows that are all alike.",
+    "shifts": "Every point is a gene; on the line the prediction is exact. Scales differ between panels.",
     "model_against_baseline": "The grey bar joins the model to the best baseline of its group. A black mark is what "
     "the exact mean would be expected to score, given the noise of the real cells; one at 0 means noise alone.",
+    "forest": "Methods from best to worst shift correlation. Green line and band: the score that an exact mean would "
+    "be expected to reach, or where that is not known the score of one half of the real cells for the other. Grey lines: "
+    "chance, or no distance. Intervals are over perturbations: two that overlap may still differ, since both methods "
+    "met the same perturbations.",
+    "ranks": "On the left are predictions that tell their own perturbation from the others; one that says the same for "
+    "every perturbation is spread as by chance, or stands in the middle.",
+    "calibration": "For every gene the central interval of the predicted cells that should hold so many of the true "
+    "cells. Below the line the predicted cells are too much alike, above it too different. Control cells moved by a "
+    "shift have no zeros where real cells have them, and their intervals miss these.",
     "loss": "Training in grey, validation in blue; the dashed line is the step whose weights were kept.",
 }
 
@@ -48,10 +56,13 @@ def render(
     pages.filters["plain"] = plain
     page = pages.get_template("template.html").render(
         judgement=judgement,
-        metrics=_metrics(judgement),
-        groups=[_group(judgement, group) for group in judgement.groups],
+        metrics=boards.metrics(judgement),
+        core=boards.core(judgement),
+        panels=boards.panels(judgement),
+        rescaled=boards.rescaled(judgement),
+        interactions=boards.interactions(judgement),
         figures=[_figure(name, Path(file)) for name, file in figures.items()],
-        per_perturbation=_per_perturbation(judgement),
+        per_perturbation=boards.per_perturbation(judgement),
         data_card=data_card,
         timing=timing,
         config_yaml=config_yaml,
@@ -73,46 +84,6 @@ def plain(value) -> str:
     return "none" if value is None else str(value)
 
 
-def _metrics(judgement: Judgement) -> list[dict]:
-    """The metrics of the scoreboard, in its order."""
-    return [
-        {
-            "name": name,
-            "label": judgement.label(name),
-            "meaning": metric.meaning,
-            "aim": AIMS[metric.direction],
-            "flattering": name == SHARED or (judgement.shared and name == "shift_correlation"),
-        }
-        for name, metric in METRICS.items()
-        if name in judgement.scoreboard and not (judgement.shared and name == SHARED)  # then it is the first again
-    ]
-
-
-def _group(judgement: Judgement, group: str) -> dict:
-    """The scoreboard of one group: rows of the model, baselines, then what the real cells allow."""
-    rows = judgement.scoreboard[judgement.scoreboard["group"] == group]
-    names = [metric["name"] for metric in _metrics(judgement)]
-    best = {name: best_in_group(judgement, group, name) for name in names}
-    table = []
-    for index, row in rows.iterrows():
-        kind = "ceiling"
-        if row["method"] in judgement.methods:
-            kind = "model"
-        elif row["method"] in judgement.baselines:
-            kind = "baseline"
-        cells = [
-            {"value": number(row[name]), "best": best[name][index], "interval": interval(row, name)} for name in names
-        ]
-        table.append({"method": row["method"], "kind": kind, "n": row["n"], "cells": cells})
-    return {"name": group, "n": rows["n"].max(), "rows": table}
-
-
-def interval(row, metric: str) -> str:
-    """95 % interval of a median over perturbations, "" where there is none: `0.71 to 0.94`."""
-    low, high = row.get(f"{metric}_low", np.nan), row.get(f"{metric}_high", np.nan)
-    return f"{number(low)} to {number(high)}" if np.isfinite(low) and np.isfinite(high) else ""
-
-
 def _figure(name: str, file: Path) -> dict:
     """A PNG as a data address; drawn at 150 dots per inch, shown at 0.62 of its pixels or less."""
     image = file.read_bytes()
@@ -126,25 +97,3 @@ def _figure(name: str, file: Path) -> dict:
         "width": round(0.62 * width),
         "height": round(0.62 * height),
     }
-
-
-def _per_perturbation(judgement: Judgement) -> dict:
-    """One row per query: reliability of its cells, then each metric for the model's rows and the best baseline."""
-    metrics = [name for name in PER_PERTURBATION if name in judgement.per_query]
-    rivals = {(group, name): judgement.best_baseline(group, name) for group in judgement.groups for name in metrics}
-    values = {
-        (method, name): judgement.values(method, name)
-        for name in metrics
-        for method in {*judgement.methods, *(rivals[group, name] for group in judgement.groups)}
-    }
-    exact = judgement.expected_exact()
-    rows = []
-    for query, row in enumerate(judgement.queries.to_dict("records")):
-        cells = [number(exact[query])]
-        for name in metrics:
-            cells += [
-                number(values[method, name][query]) for method in (*judgement.methods, rivals[row["group"], name])
-            ]
-        rows.append({"name": judgement.name(query), "group": row["group"], "n_cells": row["n_cells"], "cells": cells})
-    heads = [(judgement.label(name), [*judgement.methods, "best baseline"]) for name in metrics]
-    return {"heads": heads, "rows": rows}

@@ -6,12 +6,16 @@ Shapes: Q queries (one held-out condition in one context), G genes, K principal 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from stormcell.evaluation.scoreboard import KEYS, METRICS
+from stormcell.evaluation.metrics import METRICS, distance_from_best
+
+KEYS = ["condition", "context", "group"]  # columns that name a query; not from evaluation/panel.py, whose imports the
+# drawing of a figure can go without
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,17 @@ class Judgement:
     queries: pd.DataFrame  # Q rows: condition, context, group, n_cells
     genes: tuple[str, ...]
     true_shift: np.ndarray  # Q × G, against control cells that no method has seen
-    predicted_shift: dict[str, np.ndarray]  # method -> Q × G, against the training control cells
+    predicted_shift: dict[str, np.ndarray]  # method or baseline -> Q × G, against the training control cells
     cells: dict[str, np.ndarray]  # "true", "predicted", "control": n × K; "true_query", "predicted_query": n rows of
     # `queries` (int), the query that a cell belongs to
     undefined: tuple[str, ...]  # metrics without a value and why: on the page, not on the screen
     shared: bool  # no control cells were kept aside: every correlation is against shared controls
+    rescaled: pd.DataFrame = field(default_factory=pd.DataFrame)  # group, method, <metric>: 0 the better of no change
+    # and training mean, 1 the ceiling
+    per_method: pd.DataFrame = field(default_factory=pd.DataFrame)  # group, method, collapsed, spread, n_de_spearman
+    interactions: pd.DataFrame = field(default_factory=pd.DataFrame)  # pairs: method, condition, context, group,
+    # <score>_true, <score>_predicted
+    calibration: pd.DataFrame = field(default_factory=pd.DataFrame)  # method, level, coverage (median over queries)
 
     def __post_init__(self):
         shape = len(self.queries), len(self.genes)
@@ -60,12 +70,21 @@ class Judgement:
     def name(self, query: int) -> str:
         """A query in words: its condition, and its context where there is more than one."""
         row = self.queries.iloc[query]
-        return row["condition"] if row["context"] == "all" else f"{row['condition']} in {row['context']}"
+        return in_words(row["condition"], row["context"])
 
     def label(self, metric: str) -> str:
-        """A metric in words; where no controls were kept aside, the shift correlation says so."""
+        """A metric in words; where no controls were kept aside, a shift correlation says so."""
         words = METRICS[metric].label
-        return f"{words} (shared controls: flattering)" if self.shared and metric == "shift_correlation" else words
+        return f"{words} (shared controls: flattering)" if self.flatters(metric) and "shared" not in metric else words
+
+    def flatters(self, metric: str) -> bool:
+        """Is it a correlation of shifts from the same control cells, whose noise is then on both sides?"""
+        return metric.startswith("shift_correlation") and (self.shared or "shared" in metric)
+
+    @property
+    def caution(self) -> str:
+        """What stands under a figure that shows a shift correlation; "" where controls were kept aside."""
+        return " Shared controls: r is flattering." if self.shared else ""
 
     def values(self, method: str | None, metric: str) -> np.ndarray:
         """One metric of one method for each query: Q, NaN where there is none."""
@@ -81,28 +100,31 @@ class Judgement:
         rows = pd.MultiIndex.from_frame(self.queries[KEYS])
         return table.set_index(KEYS)[column].reindex(rows).to_numpy(dtype=float)
 
-    def best_baseline(self, group: str, metric: str) -> str | None:
-        """The baseline of best median in a group, among those with a value for as many of its queries as any."""
+    def best_baseline(self, group: str, metric: str, among: Container[str] | None = None) -> str | None:
+        """The baseline of best median in a group, among those with a value for as many of its queries as any.
+
+        `among` keeps the choice to some of them.
+        """
         inside = (self.queries["group"] == group).to_numpy()
-        values = {name: self.values(name, metric)[inside] for name in self.baselines}
+        names = [name for name in self.baselines if among is None or name in among]
+        values = {name: self.values(name, metric)[inside] for name in names}
         counts = {name: int(np.isfinite(column).sum()) for name, column in values.items()}
         most = max(counts.values(), default=0)
         if most == 0:
             return None
-        able = [name for name in self.baselines if counts[name] == most]
-        return min(able, key=lambda name: distance_from_best(np.nanmedian(values[name]), metric))
+        able = [name for name in names if counts[name] == most]
+        return min(able, key=lambda name: distance_from_best(middle(values[name]), metric))
 
 
-def distance_from_best(value: np.ndarray | float, metric: str) -> np.ndarray:
-    """How far values of a metric are from its best: smaller is better, +inf for what is undefined.
+def in_words(condition: str, context: str) -> str:
+    """A perturbation, and its context where there is more than one."""
+    return condition if context == "all" else f"{condition} in {context}"
 
-    Of a ratio, 1/2 and 2 are equally far from 1.
-    """
-    value = np.asarray(value, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(np.log(np.maximum(value, 0)))
-    distance = {"higher": -value, "lower": value, "one": ratio}[METRICS[metric].direction]
-    return np.where(np.isnan(distance), np.inf, distance)
+
+def middle(values: np.ndarray) -> float:
+    """Median of the finite values, NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else np.nan
 
 
 def number(value: float) -> str:

@@ -11,16 +11,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stormcell.evaluation.scoreboard import KEYS, METRICS
-from stormcell.report.judgement import Judgement, distance_from_best
+from stormcell.evaluation.metrics import METRICS, distance_from_best
+from stormcell.report.judgement import KEYS, Judgement
 
 SHARED = "shift_correlation_shared"
 WIDTH = 120  # columns of a terminal that has room for the intervals
-# The terminal leaves out what scoreboard.csv says beside: l2 and mse order methods alike, one K stands for the others.
-# Value: decimals. Fixed ones, so that a column can be read down.
-COMPACT = {"shift_correlation": 2, SHARED: 2, "jaccard_50": 2, "energy_distance": 3, "variance_ratio": 2}
-INTERVALS = ("shift_correlation", "jaccard_50", "energy_distance")  # of the others there is no room
-AIMS = {"higher": "high is good", "lower": "low is good", "one": "1 is good"}
+# What the terminal shows; scoreboard.csv and the page have the rest. Jaccard is not here: a shift proportional to
+# expression wins it. Value: decimals. Fixed ones, so that a column can be read down.
+COMPACT = {
+    "shift_correlation": 2,
+    SHARED: 2,
+    "shift_correlation_mean": 2,
+    "pds": 2,
+    "energy_distance": 3,
+    "variance_ratio": 2,
+}
+HEAD = 10  # characters of a line of a column's head
+MORE = {"rescaled": "rescaled", "per_method": "methods", "interactions": "interactions", "calibration": "calibration"}
+INTERVALS = ("shift_correlation", "energy_distance")  # of the others there is no room
+HEADS = {SHARED: "shift r, shared controls: flattering", "pds": "perturb. discrim."}  # where the label is too wide
+AIMS = {"higher": "high is good", "lower": "low is good", "target": "{best:g} is good"}
 
 
 def best_in_group(judgement: Judgement, group: str, metric: str) -> pd.Series:
@@ -37,17 +47,19 @@ def best_in_group(judgement: Judgement, group: str, metric: str) -> pd.Series:
 
 
 def scoreboard_table(judgement: Judgement, width: int = WIDTH) -> Table:
-    """Median of each metric over the perturbations of a group, and its 95 % interval where `width` columns allow.
+    """Median of each metric over the perturbations of a group; intervals and shared controls where `width` allows.
 
     The rows of the model are bold; `*` marks the best method of a group. The column against shared controls is dim:
-    it is there only to be compared with its honest neighbour.
+    it is there only to be compared with its honest neighbour. A baseline without a value here has no row.
     """
-    twice = SHARED if judgement.shared else ""  # then the shift correlation is that one already
-    metrics = [name for name in COMPACT if name in judgement.scoreboard and name != twice]
+    without = SHARED if judgement.shared or width < WIDTH else ""  # shared: the shift correlation is that one already
+    metrics = [name for name in COMPACT if name in judgement.scoreboard and name != without]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
-    table.add_column("median over perturbations", max_width=28, vertical="bottom")
+    table.add_column("median over perturbations", max_width=34, vertical="bottom")
     for name in metrics:
-        header = [*textwrap.wrap(judgement.label(name), 12), AIMS[METRICS[name].direction]]
+        aim = AIMS[METRICS[name].direction].format(best=METRICS[name].best)
+        words = HEADS.get(name, judgement.label(name))
+        header = [line for part in (words, aim) for line in textwrap.wrap(part, HEAD, break_long_words=False)]
         table.add_column(
             Text("\n".join(header), style="dim" if name == SHARED else ""), no_wrap=True, vertical="bottom"
         )
@@ -56,7 +68,7 @@ def scoreboard_table(judgement: Judgement, width: int = WIDTH) -> Table:
         best = {name: best_in_group(judgement, group, name) for name in metrics}
         table.add_row()
         table.add_row(Text(group, style="underline"), Text(f"n = {rows['n'].max()}"))
-        for index, row in rows.iterrows():
+        for index, row in rows[rows["method"].isin(judgement.methods) | rows[metrics].notna().any(axis=1)].iterrows():
             fewer = f" (n = {row['n']})" if 0 < row["n"] < rows["n"].max() else ""
             cells = [_cell(row, name, best[name][index], width >= WIDTH) for name in metrics]
             table.add_row(row["method"] + fewer, *cells, style="bold" if row["method"] in judgement.methods else "")
@@ -88,14 +100,22 @@ def print_scoreboard(judgement: Judgement, console: Console | None = None) -> No
 
 
 def write(judgement: Judgement, folder: Path | str) -> list[Path]:
-    """Writes scoreboard.csv and tables/perturbations.csv at full precision, without an index; returns their paths.
+    """Writes scoreboard.csv and tables/*.csv at full precision, without an index; returns their paths.
 
     perturbations.csv has one row per method and query: its metrics, and the reliability of the query's real cells.
+    Of MORE only what the judgement holds.
     """
     folder = Path(folder)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
-    paths = [folder / "scoreboard.csv", folder / "tables" / "perturbations.csv"]
-    judgement.scoreboard.to_csv(paths[0], index=False)
     reliability = judgement.reliability.drop(columns=["n_cells", "shared"], errors="ignore")
-    judgement.per_query.merge(reliability, on=KEYS, how="left").to_csv(paths[1], index=False)
-    return paths
+    written = {
+        folder / "scoreboard.csv": judgement.scoreboard,
+        folder / "tables" / "perturbations.csv": judgement.per_query.merge(reliability, on=KEYS, how="left"),
+    }
+    for name in MORE:
+        more = getattr(judgement, name)
+        if not more.empty:
+            written[folder / "tables" / f"{MORE[name]}.csv"] = more
+    for path, table in written.items():
+        table.to_csv(path, index=False)
+    return list(written)
