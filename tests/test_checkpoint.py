@@ -110,9 +110,12 @@ def test_a_checkpoint_gives_the_model_back_without_its_cells(fitted, saved):
     assert loaded.record["config"] == CONFIG
     source = data.batch(data.control_rows("all"))
     assert np.array_equal(loaded.generate("A+B", source, "B", 3), model.generate("A+B", source, "B", 3))
-    kept = checkpoint.reference(loaded)
-    assert kept.conditions == data.reference.conditions
-    for name in ("shifts", "pca_mean", "pca_components", "detected"):
+    kept, embedding = checkpoint.reference(loaded)
+    assert embedding.targets == data.embedding.targets
+    assert np.array_equal(embedding.vectors, data.embedding.vectors)
+    assert kept.train.conditions == data.reference.train.conditions
+    assert np.array_equal(kept.train.means, data.reference.train.means)
+    for name in ("pca_mean", "pca_components", "detected"):
         assert np.array_equal(getattr(kept, name), getattr(data.reference, name))
 
 

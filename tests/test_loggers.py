@@ -10,7 +10,7 @@ import runs
 
 pytestmark = pytest.mark.xdist_group("runs")
 
-FIGURES = {"generation", "shifts", "model_against_baseline", "loss"}
+FIGURES = {"generation", "forest", "shift_heatmap", "shifts", "model_against_baseline", "ranks", "calibration", "loss"}
 
 
 def records(run):

@@ -264,7 +264,7 @@ def test_nothing_to_rank_is_no_figure():
 # ---- calibration
 
 
-@pytest.mark.parametrize(("power", "word"), [(2, "too narrow"), (1, "right"), (0.5, "too wide")])
+@pytest.mark.parametrize(("power", "word"), [(2, "too narrow"), (1, "right"), (0.25, "too wide")])
 def test_calibration_says_whether_intervals_are_too_narrow(judgement, power, word):
     table = pd.DataFrame({"method": MODEL, "level": LEVELS, "coverage": LEVELS**power})
     figure = calibration(dataclasses.replace(judgement, calibration=table.sample(frac=1, random_state=0)))
@@ -272,6 +272,21 @@ def test_calibration_says_whether_intervals_are_too_narrow(judgement, power, wor
     assert f"{MODEL}: intervals are {word}, the 90 % interval holds {holds}" in one_line(figure)
     drawn = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
     np.testing.assert_allclose(drawn[MODEL], np.column_stack([LEVELS, LEVELS**power]))
+
+
+def test_calibration_is_compared_with_the_real_cells_where_these_are_known(judgement):
+    board = judgement.scoreboard.copy()
+    halves = board["method"] == SPLIT_HALF
+    board.loc[halves, ["n", "coverage_50", "coverage_90"]] = [[5, 0.8, 0.9], [15, 0.6, 0.98]]
+    table = pd.DataFrame({"method": MODEL, "level": LEVELS, "coverage": LEVELS})
+    figure = calibration(dataclasses.replace(judgement, scoreboard=board, calibration=table))
+    crosses = next(line for line in figure.axes[0].lines if line.get_label().startswith("real cells"))
+    np.testing.assert_allclose(crosses.get_xydata(), [[0.5, 0.65], [0.9, 0.96]])
+    told = "intervals are too narrow, the 90 % interval holds 90 % of the true values, 96 % for half the real cells"
+    assert told in one_line(figure)
+    unknown = calibration(dataclasses.replace(judgement, calibration=table))
+    assert "half the real cells" not in one_line(unknown)
+    assert not any(line.get_label().startswith("real cells") for line in unknown.axes[0].lines)
 
 
 def test_calibration_without_intervals_is_no_figure(judgement):
@@ -286,7 +301,8 @@ def test_forest_orders_methods_and_says_the_place(judgement):
     figure = forest(judgement)
     panels = np.array(figure.axes).reshape(2, len(COLUMNS))
     for line, group in zip(panels, judgement.groups, strict=True):
-        board = judgement.scoreboard[judgement.scoreboard["group"] == group].set_index("method").drop([SPLIT_HALF, EXACT])
+        board = judgement.scoreboard[judgement.scoreboard["group"] == group]
+        board = board.set_index("method").drop([SPLIT_HALF, EXACT])
         order = board["shift_correlation"].sort_values(ascending=False).index
         assert [label.get_text() for label in line[0].get_yticklabels()] == list(order)
         for axes, metric in zip(line, COLUMNS, strict=True):

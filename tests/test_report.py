@@ -492,7 +492,8 @@ def test_rescaled_values_and_interactions_stand_on_the_page(judgement, tmp_path)
     row = next(line for line in part.split("<tr ") if ">m, mode A</th>" in line)
     names = [name for name in METRICS if name in judgement.rescaled and judgement.rescaled[name].notna().any()]
     values = judgement.rescaled.query("group == @PAIRS and method == 'm, mode A'")[names].iloc[0]
-    assert re.findall(r"<span[^>]*>([^<]+)</span>", row) == [number(value) for value in values]
+    shown = [np.nan if value == "-" else float(value) for value in re.findall(r"<span>([^<]+)<", row)]
+    np.testing.assert_allclose(shown, values, atol=0.0051)
     assert "split-half" not in part
 
     part = next(part for title, part in parts.items() if title.startswith("Genetic interactions"))
@@ -506,8 +507,8 @@ def test_rescaled_values_and_interactions_stand_on_the_page(judgement, tmp_path)
 
 
 def test_every_figure_has_a_caption_of_its_own():
-    names = ["generation", "forest", "shift_heatmap", "shifts", "model_against_baseline", "ranks", "calibration", "loss"]
-    assert sorted(names) == sorted(html.CAPTIONS)
+    names = ["generation", "forest", "shift_heatmap", "shifts", "model_against_baseline", "ranks", "calibration"]
+    assert sorted([*names, "loss"]) == sorted(html.CAPTIONS)
     starts = {name: next(start for start in html.CAPTIONS if name.startswith(start)) for name in names}
     assert all(name == start for name, start in starts.items())
 

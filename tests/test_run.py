@@ -12,9 +12,11 @@ import pytest
 import runs
 from scipy.sparse import csr_matrix
 
+from stormcell.evaluation.baselines import CONTEXTUAL, LABELS, MULTI_HOT
+
 pytestmark = pytest.mark.xdist_group("runs")
 
-BASELINES = ["no change", "proportional to expression", "training mean", "own training mean", "additive"]
+BASELINES = [label for key, label in LABELS.items() if key not in (*CONTEXTUAL, *MULTI_HOT)]
 CEILINGS = ["split-half of the real cells", "exact mean (expected)"]
 GROUPS = ["held-out cells", "pairs, 2 of 2 singles seen"]
 
@@ -33,11 +35,22 @@ def folder(reference):
 
 
 def test_the_run_folder_holds_what_the_design_names_and_nothing_else(folder):
-    figures = {f"figures/{name}.png" for name in ("generation", "shifts", "model_against_baseline", "loss")}
-    assert runs.listing(folder) == figures | {
+    names = [
+        "generation",
+        "forest",
+        "shift_heatmap",
+        "shifts",
+        "model_against_baseline",
+        "ranks",
+        "calibration",
+        "loss",
+    ]
+    tables = ["perturbations", "split", "rescaled", "methods", "interactions", "calibration"]
+    named = {f"figures/{name}.png" for name in names} | {f"tables/{name}.csv" for name in tables}
+    assert runs.listing(folder) == named | {
         ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "config.yaml", "train.log",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "history.csv", "metrics.json", "scoreboard.csv",
-        "predictions.h5ad", "tables/perturbations.csv", "tables/split.csv", "report.html",
+        "predictions.h5ad", "report.html",
     }  # fmt: skip
     assert not [name for name in runs.listing(folder) if "=" in name]
 
@@ -52,7 +65,8 @@ def test_metrics_json_is_flat_and_says_the_same_as_the_scoreboard(folder):
     board = pd.read_csv(folder / "scoreboard.csv").set_index(["group", "method"])
     for name, value in found["test"].items():
         group, method, metric = name.split("/")
-        assert board.loc[(group, method), metric] == pytest.approx(value, rel=1e-12)
+        expected = board.loc[(group, method), metric]
+        assert (np.nan if value is None else value) == pytest.approx(expected, rel=1e-12, nan_ok=True)
     for method, numbers in found["baselines"].items():
         for name, value in numbers.items():
             group, metric = name.split("/")
@@ -104,7 +118,7 @@ def test_the_report_opens_without_a_network_and_says_what_the_screen_said(folder
     page = (folder / "report.html").read_text()
     reader = Loaded()
     reader.feed(page)
-    assert sum(address.startswith("data:image/png") for address in reader.addresses) == 4
+    assert sum(address.startswith("data:image/png") for address in reader.addresses) == 8
     assert not [address[:80] for address in reader.addresses if not address.startswith("data:")]
     assert "@import" not in page and not re.findall(r"url\((?!['\"]?(?:data:|#))", page)
     said = " ".join(reference[1].out.split())

@@ -7,6 +7,7 @@ interval over perturbations. A baseline that several jobs share (same seed, same
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from stormcell.evaluation.intervals import bootstrap_ci
 from stormcell.evaluation.metrics import METRICS
-from stormcell.report.tables import COMPACT
+from stormcell.report.tables import COMPACT, SHARED
 
 KEYS = ["group", "method", "condition", "context"]
 OF_THE_CELLS = ("data", "split", "experiment", "targets")  # config keys that make other queries or other baselines
@@ -71,7 +72,7 @@ def _job(folder: Path, varied: dict[str, str]) -> pd.DataFrame | None:
         return None
     found = json.loads(metrics.read_text())
     rows = pd.read_csv(table)
-    rows["model"] = ~rows["method"].isin(found["baselines"])
+    rows = rows[rows["answered"]].assign(model=lambda table: ~table["method"].isin(found["baselines"]))
     cells = {key: value for key, value in varied.items() if key.split(".")[0] in OF_THE_CELLS}
     extra = "".join(f", {key}={value}" for key, value in varied.items() if key not in cells)
     rows.loc[rows["model"], "method"] += extra
@@ -85,28 +86,33 @@ def _median(values: np.ndarray) -> float:
 
 
 def show(board: pd.DataFrame, console: Console) -> None:
-    """The compact metrics of a comparison on the terminal, models first, best to worst on shift correlation."""
-    metrics = [name for name in COMPACT if name in board]
+    """The compact metrics of a comparison on the terminal: models, then baselines, each from best to worst shift r."""
+    metrics = [name for name in COMPACT if name in board and name != SHARED]
     for (data, group), rows in board.groupby(["data", "group"], sort=False):
-        seeds = rows["seeds"].max()
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="", title_justify="left")
-        table.add_column(Text(f"{data}\n{group}\nn = {rows['n'].max()}, seeds = {seeds}"), vertical="bottom")
-        for name in metrics:
-            table.add_column(
-                "\n".join(METRICS[name].label.replace(", ", ",\n").split("\n")), vertical="bottom", no_wrap=True
-            )
-        ranked = rows.sort_values(["model", "shift_correlation"], ascending=False, na_position="last", kind="stable")
-        for _, row in ranked.iterrows():
-            if all(np.isnan(row[name]) for name in metrics):
-                continue
-            table.add_row(row["method"], *(_cell(row, name) for name in metrics), style="bold" if row["model"] else "")
-        console.print(table)
-        console.print()
+        print_group(rows, f"{data}\n{group}", metrics, console)
 
 
-def _cell(row: pd.Series, name: str) -> str:
+def print_group(rows: pd.DataFrame, title: str, metrics: list[str], console: Console) -> None:
+    most, seeds = rows["n"].max(), rows["seeds"].max()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    table.add_column(Text(f"{title}\nn = {most}, seeds = {seeds}"), vertical="bottom", no_wrap=True)
+    for name in metrics:
+        table.add_column("\n".join(textwrap.wrap(METRICS[name].label, 18)), vertical="bottom", no_wrap=True)
+    ranked = rows.sort_values(["model", "shift_correlation"], ascending=False, na_position="last", kind="stable")
+    for _, row in ranked[ranked[metrics].notna().any(axis=1)].iterrows():
+        fewer = f" (n = {row['n']})" if row["n"] < most else ""
+        cells = [_cell(row, name) for name in metrics]
+        table.add_row(row["method"] + fewer, *cells, style="bold" if row["model"] else "")
+    console.print(table)
+    console.print()
+
+
+def _cell(row: pd.Series, name: str) -> Text:
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     if np.isnan(value):
-        return "-"
+        return Text("-")
     places = COMPACT[name]
-    return f"{value:.{places}f}" + (f" {low:.{places}f}..{high:.{places}f}" if np.isfinite(low) else "")
+    cell = Text(f"{value:.{places}f}")
+    if np.isfinite(low):
+        cell.append(f" {low:.{places}f}..{high:.{places}f}", style="dim not bold")
+    return cell

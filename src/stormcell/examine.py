@@ -149,8 +149,9 @@ def _judge_predictions(cfg: DictConfig) -> None:
     reading = {key: cfg[key] for key in ("kind", "scale", "perturbation_key", "context_key", "library_key")}
     judgement, kept = judge_predictions(screen, cfg.predictions, **reading)
     timing = {"test_s": round(time.perf_counter() - start, 2)}
+    again = " ".join(word for word in command().split(" ") if not word.startswith("hydra.run.dir="))
     plain |= {"split": OmegaConf.to_container(cfg.split, resolve=True), **reading}
-    write_judgement(judgement, kept, screen, plain, folder_of_run(), cfg.embedding or "pca", command(), timing, [])
+    write_judgement(judgement, kept, screen, plain, folder_of_run(), cfg.embedding or "pca", again, timing, [])
 
 
 def report(model, data, notes: list[str], embedding: str, loggers, folder: Path, ckpt, timing: dict) -> None:

@@ -38,7 +38,7 @@ def show_comparison(folder: Path) -> None:
     if board.empty:
         return
     board.to_csv(folder / "comparison.csv", index=False)
-    comparison.show(board, Console(width=None if sys.stdout.isatty() else 160))
+    comparison.show(board, Console(width=None if sys.stdout.isatty() else 150))
     print(f"models and baselines over all seeds in {folder / 'comparison.csv'}")
 
 

@@ -142,9 +142,17 @@ def _without_value(group: str, finite: pd.DataFrame, everybody: pd.DataFrame) ->
         for method, labels in by_method.items():
             told.setdefault("; ".join(labels), []).append(method)
         for labels, methods in told.items():
-            whose = "every method" if len(methods) == finite["method"].nunique() > 2 else "; ".join(methods)
+            whose = _all_or_some(methods, list(finite["method"].unique()))
             sentences.append(f"{group}: {labels} of {whose} undefined for {count} of {total} queries ({reason}).")
     return sentences
+
+
+def _all_or_some(methods: list[str], everybody: list[str]) -> str:
+    """Names, or those that are missing where these are fewer: what the truth lacks, nearly all methods lack."""
+    others = [method for method in everybody if method not in methods]
+    if len(methods) < 3 or len(others) >= len(methods):
+        return "; ".join(methods)
+    return "every method" + (f" but {'; '.join(others)}" if others else "")
 
 
 def _asked(rows: pd.DataFrame, name: str) -> pd.Series:

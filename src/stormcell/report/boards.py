@@ -66,7 +66,7 @@ def rescaled(judgement: Judgement) -> dict | None:
     for group in judgement.groups:
         rows = table[(table["group"] == group) & table["method"].isin([*judgement.methods, *judgement.baselines])]
         rows = rows[rows[names].notna().any(axis=1)]
-        cells = [[_cell(value) for value in row] for row in rows[names].to_numpy(float)]
+        cells = [[_share(value) for value in row] for row in rows[names].to_numpy(float)]
         rows = [
             {"method": method, "kind": _kind(judgement, method), "cells": row}
             for method, row in zip(rows["method"], cells, strict=True)
@@ -135,8 +135,13 @@ def _kind(judgement: Judgement, method: str) -> str:
     return "baseline" if method in judgement.baselines else "ceiling"
 
 
-def _cell(value: float, best: bool = False, interval: str = "") -> dict:
+def _cell(value: float, best: bool, interval: str) -> dict:
     return {"value": number(value), "best": best, "interval": interval}
+
+
+def _share(value: float) -> dict:
+    """A rescaled value: of the way from 0 to 1 more than two decimals say nothing, and rounding noise at 0 less."""
+    return {"value": f"{round(value, 2) + 0.0:.2f}" if np.isfinite(value) else "-", "best": False, "interval": ""}
 
 
 def interval(row: pd.Series, metric: str) -> str:

@@ -125,9 +125,8 @@ def data_card(data: Any) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line that was typed, but for the folder of Hydra's."""
-    typed = [argument for argument in sys.argv[1:] if not argument.startswith("hydra.run.dir=")]
-    return " ".join(["python", Path(sys.argv[0]).name, *typed])
+    """The command line that was typed."""
+    return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _predictions(judgement: Judgement, kept: dict[str, list], path: Path) -> None:

@@ -28,9 +28,7 @@ def forest(judgement: Judgement) -> Figure:
     columns = columns or [SHIFT]
     boards = {group: ranked(judgement, group, columns) for group in judgement.groups}
     tall = [0.26 * len(board) + 0.35 for board in boards.values()]
-    detail = (
-        "Median over perturbations and its 95 % bootstrap interval; green: what the real cells allow, not a method."
-    )
+    detail = "Median over perturbations and its 95 % bootstrap interval; green: what the real cells allow, no method."
     detail += judgement.caution
     figure = new_figure(3.4 + 2.7 * len(columns), sum(tall) + 0.9 * len(tall), _finding(boards, judgement), detail)
     panels = figure.subplots(len(boards), len(columns), squeeze=False, height_ratios=tall)

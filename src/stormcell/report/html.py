@@ -23,14 +23,15 @@ CAPTIONS = {  # by the beginning of a figure's name
     "model_against_baseline": "The grey bar joins the model to the best baseline of its group. A black mark is what "
     "the exact mean would be expected to score, given the noise of the real cells; one at 0 means noise alone.",
     "forest": "Methods from best to worst shift correlation. Green line and band: the score that an exact mean would "
-    "be expected to reach, or where that is not known the score of one half of the real cells for the other. Grey lines: "
-    "chance, or no distance. Intervals are over perturbations: two that overlap may still differ, since both methods "
-    "met the same perturbations.",
+    "be expected to reach, or where that is not known the score of one half of the real cells for the other. Grey "
+    "lines: chance, or no distance. Half the cells are noisier than all of them, so that a method may pass the halves. "
+    "Intervals are over perturbations: two that overlap may still differ, since both methods met the same ones.",
     "ranks": "On the left are predictions that tell their own perturbation from the others; one that says the same for "
     "every perturbation is spread as by chance, or stands in the middle.",
     "calibration": "For every gene the central interval of the predicted cells that should hold so many of the true "
-    "cells. Below the line the predicted cells are too much alike, above it too different. Control cells moved by a "
-    "shift have no zeros where real cells have them, and their intervals miss these.",
+    "cells. Crosses: one half of the real cells in the place of a prediction for the other. Below them the predicted "
+    "cells are too much alike, above them too different. Control cells moved by a shift have no zeros where real cells "
+    "have them, and their intervals miss these.",
     "loss": "Training in grey, validation in blue; the dashed line is the step whose weights were kept.",
 }
 

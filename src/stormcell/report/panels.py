@@ -7,6 +7,7 @@ calibration     nominal against observed coverage of the predictive intervals
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -18,8 +19,8 @@ from stormcell.report.judgement import Judgement, middle, number
 
 RANK = "rank_of_truth"
 BINS = 10
-RIGHT = 0.02  # intervals this near to their nominal coverage are called right
-CEILING = "split-half of the real cells"
+RIGHT = 0.05  # intervals this near to what real cells cover are called right: few cells tell no more
+HALVES, REAL = "split-half of the real cells", "real cells, half for half"
 
 
 def rank_histogram(judgement: Judgement) -> Figure | None:
@@ -36,7 +37,8 @@ def rank_histogram(judgement: Judgement) -> Figure | None:
     finite = ranks[np.isfinite(ranks)]
     finding = (
         f"{judgement.methods[0]}: {(finite == 0).sum()} of {len(finite)} predictions are nearest to their own "
-        f"perturbation ({_chance(judgement, ranks, BINS)[1]:.1f} by chance), median rank {number(middle(ranks))} (0.50 by chance)"
+        f"perturbation ({_chance(judgement, ranks, BINS)[1]:.1f} by chance), median rank {number(middle(ranks))} "
+        "(0.50 by chance)"
     )
     detail = "Rank: share of the other true perturbations of the group that lie nearer to the prediction than its own. "
     detail += "Dashed: every rank alike."
@@ -93,7 +95,9 @@ def _chance(judgement: Judgement, ranks: np.ndarray, bins: int) -> tuple[np.ndar
 def calibration(judgement: Judgement) -> Figure | None:
     """Share of true values inside the predicted cells' central intervals against what the intervals promise.
 
-    On the diagonal the predicted cells are spread as the true ones; below it too narrowly. None without intervals.
+    On the diagonal the predicted cells are spread as the true ones, below it too narrowly. Shared zeros lift even one
+    half of the real cells, asked about the other, above it: where known this is drawn, and the title compares with it.
+    None without intervals.
     """
     table = judgement.calibration.dropna() if len(judgement.calibration) else judgement.calibration
     if table.empty:
@@ -104,15 +108,18 @@ def calibration(judgement: Judgement) -> Figure | None:
         "Median over the held-out perturbations. Zeros count as inside an interval that begins at 0, so cells that are "
         "spread rightly may lie above the line."
     )
-    figure = new_figure(8.5, 5.4, _spread(table, (shown + others)[0]), detail)
+    real = _real(judgement)
+    figure = new_figure(8.5, 5.4, _spread(table, (shown + others)[0], real), detail)
     axes = dress(figure.subplots(), x="promised by the interval", y="true values inside the interval")
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, zorder=0)
     for words, at in ("too wide", (0.04, 0.9)), ("too narrow", (0.62, 0.04)):
         axes.text(*at, words, fontsize=TEXT, color=QUIET, va="bottom")
     styles = dict(zip(shown, ((MODEL, "o"), (SECOND, "o")), strict=False))
-    markers = dict(zip([name for name in others if name != CEILING], "sD^vP*X<>", strict=False))
+    markers = dict(zip(others, "sD^vP*X<>", strict=False))
+    if real:
+        axes.plot(list(real), list(real.values()), "x", color=INK, ms=10, mew=2.5, label=REAL)
     for name in [*others, *reversed(shown)]:
-        colour, marker = styles.get(name, (INK if name == CEILING else BASELINE, markers.get(name, "")))
+        colour, marker = styles.get(name, (BASELINE, markers.get(name, "")))
         curve = table[table["method"] == name].sort_values("level")
         axes.plot(curve["level"], curve["coverage"], color=colour, marker=marker, ms=6, linewidth=1.6, label=name)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", anchor="W")
@@ -123,8 +130,23 @@ def calibration(judgement: Judgement) -> Figure | None:
     return figure
 
 
-def _spread(table, method: str) -> str:
+def _real(judgement: Judgement) -> dict[float, float]:
+    """Level -> coverage of one half of the real cells by the other: mean over groups, weighted by their queries."""
+    rows = judgement.scoreboard[judgement.scoreboard["method"] == HALVES]
+    found = {}
+    for percentage in 50, 90:
+        known = rows[rows[name].notna()] if (name := f"coverage_{percentage}") in rows else rows.iloc[:0]
+        if known["n"].sum() > 0:
+            found[percentage / 100] = float(np.average(known[name], weights=known["n"]))
+    return found
+
+
+def _spread(table: pd.DataFrame, method: str, real: dict[float, float]) -> str:
     """Are the intervals of a method too narrow, right or too wide at its highest level (90 %)?"""
     level, coverage = table[table["method"] == method].sort_values("level")[["level", "coverage"]].to_numpy()[-1]
-    word = "right" if abs(coverage - level) <= RIGHT else "too narrow" if coverage < level else "too wide"
-    return f"{method}: intervals are {word}, the {percent(level)} interval holds {percent(coverage)} of the true values"
+    level = round(float(level), 9)
+    right = real.get(level, level)
+    word = "right" if abs(coverage - right) <= RIGHT else "too narrow" if coverage < right else "too wide"
+    beside = f", {percent(right)} for half the real cells" if level in real else ""
+    holds = f"the {percent(level)} interval holds {percent(coverage)} of the true values"
+    return f"{method}: intervals are {word}, {holds}{beside}"
