@@ -9,9 +9,10 @@ from scipy.sparse import csr_matrix
 from stormcell.analysis.embedding import TargetEmbedding, gene_scores
 from stormcell.analysis.linear import two_ridge
 from stormcell.analysis.pseudobulk import Pseudobulk
-from stormcell.evaluation.baselines import LABELS, baseline, baselines
+from stormcell.evaluation.baselines import baseline, baselines
 from stormcell.evaluation.heldout import HeldOut, Query
 from stormcell.evaluation.profiles import mean_profile
+from stormcell.evaluation.roster import LABELS
 
 G = 8
 OWN_CELLS = ("own training mean", "pool of perturbed cells")

@@ -165,7 +165,7 @@ def test_a_table_of_scores_without_the_genes_is_refused(view, tmp_path):
 
 def test_more_scores_than_conditions_are_cut_and_told(view):
     model = fitted(view(), K=10)
-    assert any("model.K=10" in note and "4" in note for note in model.notes(None))
+    assert any("model.K=10" in note and f"only {model.network.A.shape[0]}" in note for note in model.notes(None))
     assert np.isfinite(model.shift(["A+B"])).all()
 
 
@@ -247,3 +247,66 @@ def test_a_baseline_runs_alone(tmp_path):
         np.testing.assert_allclose(own["shift_correlation"], beside["shift_correlation"])
     done = runs.inside("train.py", "model=baseline", "model.method=aditive", *RUN, cwd=tmp_path)
     assert done.code == 2 and "'additive'" in done.err
+
+
+@pytest.mark.parametrize("kind", ["multi_hot", "learnable", "gene_row", "table", "network", "transfer"])
+def test_every_kind_of_vectors_trains_and_comes_back_from_the_disk(kind, tmp_path):
+    """Simulated targets are measured genes; a table, a network and another screen of the same targets are written."""
+    from stormcell.data.simulate import simulate
+
+    words = [word.removeprefix("data.simulate.").split("=") for word in RUN]
+    made = simulate(**({key: int(value) for key, value in words} | {"n_cells": 1100}), seed=1)
+    factors = made.truth["factors"]
+    rows = np.random.default_rng(0).normal(size=(len(factors), 3))
+    pd.DataFrame(rows, index=factors).to_csv(tmp_path / "table.csv")
+    edges = [
+        (f, made.genes[g], 1) for f, row in zip(factors, made.truth["network"], strict=True) for g in row.nonzero()[0]
+    ]
+    pd.DataFrame(edges, columns=["source", "target", "mor"]).to_csv(tmp_path / "network.csv", index=False)
+    import anndata as ad
+
+    obs = made.obs[["perturbation", "total_counts"]]
+    ad.AnnData(made.counts, obs=obs, var=pd.DataFrame(index=made.genes)).write_h5ad(tmp_path / "transfer.h5ad")
+    ending = {"table": "csv", "network": "csv", "transfer": "h5ad"}
+    arguments = [f"targets.path={kind}.{ending[kind]}"] if kind in ending else []
+    arguments += ["targets.missing=drop"] if kind in ("transfer", "network", "gene_row", "table") else []
+    arguments += ["model.solver=sgd", "trainer.max_steps=20"] if kind == "learnable" else []
+    run = ("train.py", "model=lgem", *RUN, f"targets={kind}", *arguments, "hydra.run.dir=run")
+    done = runs.inside(*run, cwd=tmp_path)
+    assert done.code == 0, done.err
+    again = runs.inside("evaluate.py", "ckpt=run/checkpoints/best.ckpt", "hydra.run.dir=again", cwd=tmp_path)
+    assert again.code == 0, again.err
+    first, second = (json.loads((tmp_path / f / "metrics.json").read_text())["test"] for f in ("run", "again"))
+    assert first == second
+
+
+def test_targets_left_out_are_named_on_the_screen(tmp_path):
+    (tmp_path / "some.csv").write_text("target,x,y\nTF01,1,2\nTF03,0,1\nTF11,1,1\nTF16,2,0\n")
+    words = ("model=lgem", *RUN, "targets=table", "targets.path=some.csv", "targets.missing=drop", "hydra.run.dir=run")
+    done = runs.inside("train.py", *words, cwd=tmp_path)
+    told = " ".join(done.out.split())
+    assert done.code == 0, done.err
+    assert "left out" in told and "training perturbations" in told
+
+
+def test_vectors_of_the_cells_themselves_are_refused(planted):
+    config = DataConfig(name="planted", path=str(planted.path), library_key="total_counts", batch_key="batch")
+    own = partial(targets.transfer, path=str(planted.path), library_key="total_counts")
+    data = PseudobulkDataModule(config, PAIRS, targets=own)
+    data.setup()
+    with pytest.raises(UserError, match="the file of the cells themselves"):
+        _ = data.embedding
+
+
+def test_validation_conditions_without_a_vector_leave_a_closed_form_its_checkpoint(tmp_path):
+    """gears_simulation validates on conditions whose targets training has not seen."""
+    arguments = ("model=lgem", *RUN, "split=gears_simulation", "hydra.run.dir=run")
+    done = runs.inside("train.py", *arguments, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_several_devices_are_refused_before_anything_is_read(tmp_path):
+    done = runs.inside("train.py", "model=lgem", "trainer=ddp", "trainer.accelerator=cpu", cwd=tmp_path)
+    assert done.code == 2 and "trainer.devices=1" in done.err and len(done.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

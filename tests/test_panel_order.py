@@ -91,8 +91,7 @@ def distances():
 
 
 def _median_distance(table, metric):
-    values = table[metric].fillna(0) if "correlation" in metric else table[metric]
-    return table.assign(distance=distance_from_best(values, metric)).groupby("method")["distance"].median()
+    return table.assign(distance=distance_from_best(table[metric], metric)).groupby("method")["distance"].median()
 
 
 @pytest.mark.parametrize("metric", METRICS)

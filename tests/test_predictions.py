@@ -367,7 +367,7 @@ def test_shifts_of_another_scale_and_libraries_of_a_part_of_the_genes():
 
 def test_log2_is_within_the_bounds_and_is_told():
     predictions = read(anndata_of({label: block / np.float32(np.log(2)) for label, block in CELLS.items()}))
-    assert any("as log2 values would" in note for note in predictions.notes)
+    assert any("log2 values would have 1.44 times" in note for note in predictions.notes)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

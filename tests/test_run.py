@@ -12,7 +12,7 @@ import pytest
 import runs
 from scipy.sparse import csr_matrix
 
-from stormcell.evaluation.baselines import CONTEXTUAL, LABELS, MULTI_HOT
+from stormcell.evaluation.roster import CONTEXTUAL, LABELS, MULTI_HOT
 
 pytestmark = pytest.mark.xdist_group("runs")
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stormcell.evaluation.ceiling import EXACT
 from stormcell.evaluation.intervals import bootstrap_ci
 from stormcell.evaluation.metrics import METRICS
 from stormcell.report.tables import COMPACT, SHARED
@@ -73,6 +74,9 @@ def _job(folder: Path, varied: dict[str, str]) -> pd.DataFrame | None:
     found = json.loads(metrics.read_text())
     rows = pd.read_csv(table)
     rows = rows[rows["answered"]].assign(model=lambda table: ~table["method"].isin(found["baselines"]))
+    exact = rows.drop_duplicates(KEYS[:1] + KEYS[2:]).assign(method=EXACT, model=False)
+    exact[[name for name in METRICS if name in rows]] = np.nan
+    rows = pd.concat([rows, exact.assign(shift_correlation=exact["expected_exact"])])
     cells = {key: value for key, value in varied.items() if key.split(".")[0] in OF_THE_CELLS}
     extra = "".join(f", {key}={value}" for key, value in varied.items() if key not in cells)
     rows.loc[rows["model"], "method"] += extra
@@ -98,13 +102,15 @@ def print_group(rows: pd.DataFrame, title: str, metrics: list[str], console: Con
     table.add_column(Text(f"{title}\nn = {most}, seeds = {seeds}"), vertical="bottom", no_wrap=True)
     for name in metrics:
         table.add_column("\n".join(textwrap.wrap(METRICS[name].label, 18)), vertical="bottom", no_wrap=True)
-    ranked = rows.sort_values(["model", "shift_correlation"], ascending=False, na_position="last", kind="stable")
+    ranked = rows.assign(last=rows["method"] == EXACT).sort_values(
+        ["last", "model", "shift_correlation"], ascending=[True, False, False], na_position="last", kind="stable"
+    )
     for _, row in ranked[ranked[metrics].notna().any(axis=1)].iterrows():
         fewer = f" (n = {row['n']})" if row["n"] < most else ""
         cells = [_cell(row, name) for name in metrics]
         table.add_row(row["method"] + fewer, *cells, style="bold" if row["model"] else "")
     console.print(table)
-    console.print()
+    console.print("mean over seeds for each perturbation, then median over perturbations, 95 % bootstrap interval\n")
 
 
 def _cell(row: pd.Series, name: str) -> Text:

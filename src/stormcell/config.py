@@ -19,8 +19,9 @@ class UserError(Exception):
 
 def nearest(word: str, options: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the option most like `word`, or nothing when none is like it."""
-    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    folded = {str(option).casefold(): str(option) for option in options}  # jak2 is JAK2
+    close = difflib.get_close_matches(str(word).casefold(), list(folded), n=1, cutoff=0.5)
+    return f" (did you mean {folded[close[0]]!r}?)" if close else ""
 
 
 @dataclass
@@ -105,6 +106,7 @@ class EvaluateConfig:
     kind: str | None = None  # of the predictions: cells · means · shifts
     scale: str | None = None  # of predicted cells: log1p · counts
     perturbation_key: str = "perturbation"  # obs column of the predictions
+    separator: str | None = None  # between the targets in their labels; null: as in data.separator
     context_key: str | None = None  # obs column of the predictions: the covariate that the split tells apart
     library_key: str | None = None  # obs column of predicted counts
     data: Any = field(default_factory=_unset(DataConfig))  # beside ckpt: what is otherwise than in training

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stormcell.analysis.embedding import TargetEmbedding
-from stormcell.config import DataConfig
+from stormcell.config import DataConfig, UserError, nearest
 from stormcell.data.cells import read
 from stormcell.data.predictions import Predictions, as_method, read_predictions
 from stormcell.data.questions import held_out
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
+RULES = (
+    "linear_doubles", "gears_simulation", "perturbench_combine", "held_out_cells", "held_out_combinations",
+    "held_out_perturbations",
+)  # fmt: skip
 N_CELLS = 1000  # of a prediction that enter the distribution metrics
 
 
@@ -48,7 +52,7 @@ class Judged:
 def evaluate(
     predictions: str | Path | AnnData | DataFrame,
     data: str | Path | AnnData,
-    split: Callable[..., Split],
+    split: str | Callable[..., Split],
     config: DataConfig | None = None,
     targets: Callable[..., TargetEmbedding] = multi_hot,
     seed: int = 1,
@@ -60,17 +64,19 @@ def evaluate(
     ----------
     predictions
         Cells, mean profiles or mean shifts, as a file, an AnnData or a table; `reading` says how to read them
-        (kind, scale, perturbation_key, context_key, library_key of data/predictions.py).
+        (kind, scale, perturbation_key, separator, context_key, library_key of data/predictions.py).
     data
         The real cells: an .h5ad file or an AnnData; `config` says how to read them.
     split
-        The rule that says which cells are judged: a function of stormcell.data.split or named_splits, or a partial.
+        The rule that says which cells are judged: a function of stormcell.data.split or named_splits, its name, or a
+        partial of one.
     targets
         What is known of the targets, for the baselines on an embedding: a function of stormcell.data.targets.
 
     Raises UserError for every mistake that a user can mend.
     """
     config = config or DataConfig(name="h5ad")
+    split = _rule(split) if isinstance(split, str) else split
     if isinstance(data, (str, Path)):
         config, adata = replace(config, path=str(data)), None
     else:
@@ -78,6 +84,16 @@ def evaluate(
     screen = Screen(config, split, seed, targets)
     screen.use(read(config, adata))
     return judge_predictions(screen, predictions, **reading)[0]
+
+
+def _rule(name: str) -> Callable[..., Split]:
+    """The function of a split by its name; raises UserError for a name that none has."""
+    from stormcell.data import named_splits, split
+
+    rules = {key: rule for module in (split, named_splits) for key, rule in vars(module).items() if key in RULES}
+    if name not in rules:
+        raise UserError(f"split={name!r}: no such rule{nearest(name, RULES)}; rules: {', '.join(RULES)}")
+    return rules[name]
 
 
 def judge_predictions(screen: Screen, predictions: Any, **keys: Any) -> tuple[Judgement, dict[str, list]]:
@@ -90,7 +106,7 @@ def judge_predictions(screen: Screen, predictions: Any, **keys: Any) -> tuple[Ju
         conditions=sorted({query.condition for query in questions.queries}),
         controls={context: mean_profile(cells) for context, cells in questions.controls.items()},
         control=config.control,
-        separator=config.separator,
+        separator=keys.pop("separator", None) or config.separator,
         **keys,
     )
     notes = [*found.notes, *screen.cells.notes, *screen.split.notes, *screen.embedding.notes]

@@ -146,7 +146,9 @@ def _judge_predictions(cfg: DictConfig) -> None:
     targets = {} if cfg.targets is None else {"targets": instantiate(cfg.targets)}
     screen = Screen(config, instantiate(cfg.split), cfg.seed, **targets)
     screen.setup()
-    reading = {key: cfg[key] for key in ("kind", "scale", "perturbation_key", "context_key", "library_key")}
+    reading = {
+        key: cfg[key] for key in ("kind", "scale", "perturbation_key", "separator", "context_key", "library_key")
+    }
     judgement, kept = judge_predictions(screen, cfg.predictions, **reading)
     timing = {"test_s": round(time.perf_counter() - start, 2)}
     again = " ".join(word for word in command().split(" ") if not word.startswith("hydra.run.dir="))
@@ -159,7 +161,9 @@ def report(model, data, notes: list[str], embedding: str, loggers, folder: Path,
     start = time.perf_counter()
     reference, embedding = checkpoint.reference(model)
     own = data.cells.fingerprint == model.record["data_sha256"]
-    told = [*notes, *data.cells.notes, *data.split.notes, *model.notes(data)]
+    told = [*notes, *data.cells.notes, *data.split.notes, *embedding.notes, *model.notes(data)]
+    if embedding.kind != "multi_hot" and not model.uses_targets:
+        told.append(f"targets={embedding.kind} serves the baselines; {type(model).__name__} has columns of its own")
     with torch.no_grad():
         judgement, kept = judge(model, data, held_out(data, reference, own, embedding), told)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stormcell.evaluation.baselines import LABELS, baselines
+from stormcell.evaluation.baselines import baselines
 from stormcell.evaluation.ceiling import ceilings, reliability
 from stormcell.evaluation.collapse import systematic_variation
 from stormcell.evaluation.distributions import coverage
 from stormcell.evaluation.heldout import HeldOut
 from stormcell.evaluation.profiles import mean_profile, pearson
+from stormcell.evaluation.roster import LABELS
 from stormcell.evaluation.scoreboard import rescaled, summarise, without_room
 from stormcell.evaluation.scoring import score
 from stormcell.evaluation.verdict import undefined, verdict
@@ -42,7 +43,7 @@ def judge(model: Model, data: Screen, held_out: HeldOut, notes: list[str]) -> tu
         baselines=tuple(bars),
         verdict=tuple(verdict(scores, reliable, names, bars, model.seed)),
         notes=(*notes, *_about(held_out), *against_simulator(data, held_out, {n: scores.kept[n] for n in names})),
-        undefined=(*undefined(scores.per_query), *without_room(board)),
+        undefined=(*undefined(scores.raw), *without_room(board)),
         scoreboard=board,
         per_query=scores.per_query,
         reliability=reliable,
@@ -103,8 +104,11 @@ def against_simulator(data: Screen, held_out: HeldOut, kept: dict[str, list]) ->
         by_group: dict[str, list[float]] = {}
         for query, shift in zip(held_out.queries, shifts, strict=True):
             by_group.setdefault(query.group, []).append(float(pearson(truth[query.condition][genes], shift)))
-        found = ", ".join(f"{np.nanmedian(values):.2f} on {group}" for group, values in by_group.items())
-        sentences.append(f"against the simulator's true shifts {name} has median r = {found}")
+        found = ", ".join(
+            f"{np.nanmedian(values):.2f} on {group}" for group, values in by_group.items() if np.isfinite(values).any()
+        )
+        if found:
+            sentences.append(f"against the simulator's true shifts {name} has median r = {found}")
     return sentences
 
 

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -21,6 +22,7 @@ from stormcell import checkpoint
 from stormcell.check import check_calls
 from stormcell.config import Config, UserError, nearest
 from stormcell.data.cells import locate
+from stormcell.data.pseudobulk import PseudobulkDataModule
 from stormcell.examine import EMBEDDINGS, check_word, data_module, folder_of_run, quiet, report
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,10 @@ def _check(plain: dict[str, Any]) -> None:
         )
     devices, nodes = plain["trainer"].get("devices", 1), plain["trainer"].get("num_nodes", 1)
     one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)  # a list names devices
+    if not (one and nodes in (1, "1")) and plain["datamodule"]["_target_"].endswith("PseudobulkDataModule"):
+        raise UserError(
+            f"trainer.devices={devices}: pseudobulk is one table, which one device fits; use trainer.devices=1"
+        )
     hydra = HydraConfig.get()
     local = "basic_launcher" in hydra.launcher._target_ or "joblib" in hydra.launcher._target_
     if hydra.mode == RunMode.MULTIRUN and local and not (one and nodes in (1, "1")):
@@ -117,10 +123,11 @@ def _fits(model: pl.LightningModule, data: Any, objective: str) -> None:
     logged = [f"val/{name}" for name in (*model.parts, *model.scores)]
     if objective not in logged:
         raise UserError(f"objective={objective}{nearest(objective, logged)}: this model logs {', '.join(logged)}")
-    if not model.closed_form and _validated(data) < 2:
+    if not model.closed_form and not _validated(data, model):
         raise UserError(
-            f"{data.cells.origin}: the split leaves {_validated(data)} perturbed validation cells, which decide when "
-            "training stops and which checkpoint is the best; raise split.validation, or name some in split.path"
+            f"{data.cells.origin}: the split leaves fewer than two validation cells of perturbations that "
+            f"{type(model).__name__} can represent, which decide when training stops and which checkpoint is the best; "
+            "raise split.validation, or name some in split.path"
         )
     tested = sorted(data.split.groups)
     unknown = {c: model.unknown_targets(c) for c in tested if model.unknown_targets(c)}
@@ -133,13 +140,17 @@ def _fits(model: pl.LightningModule, data: Any, objective: str) -> None:
     if unknown:
         data.split.notes.append(
             f"{len(unknown)} held-out perturbations have a target that {type(model).__name__} has no representation "
-            "of, and get no answer: " + ", ".join(sorted(unknown)[:8])
+            "of, and get no answer: " + ", ".join(sorted(unknown)[:8]) + (", …" if len(unknown) > 8 else "")
         )
 
 
-def _validated(data: Any) -> int:
-    """Perturbed validation cells."""
-    return int((~data.cells.obs["is_control"].to_numpy()[data.rows["validation"]]).sum())
+def _validated(data: Any, model: pl.LightningModule) -> bool:
+    """Are there two validation cells, or a row of their pseudobulk, of perturbations that the model can represent?"""
+    if isinstance(data, PseudobulkDataModule):
+        return len(data.validation.shift) > 0
+    names, sizes = np.unique(data.condition[data.rows["validation"]], return_counts=True)
+    known = [name != data.cells.control and not model.unknown_targets(str(name)) for name in names]
+    return sizes[known].sum() > 1
 
 
 def _loggers(cfg: DictConfig) -> list:
@@ -166,14 +177,14 @@ def _trainer(cfg: DictConfig, loggers: list, data: Any, model: pl.LightningModul
     if not cfg.trainer.get("fast_dev_run"):
         options["enable_checkpointing"] = True
         if model.closed_form:
-            options["enable_checkpointing"] = _validated(data) > 0
+            options["enable_checkpointing"] = _validated(data, model)
             options |= {"max_steps": 1, "max_epochs": -1, "log_every_n_steps": 1}
     budgets = cfg.trainer.get("max_steps", -1), (cfg.trainer.get("max_epochs") or -1) * data.steps_per_epoch
     steps = options.get("max_steps") or min((budget for budget in budgets if budget > 0), default=-1)
     interval = cfg.trainer.get("val_check_interval")
     if isinstance(interval, int) and 0 < steps < interval:
         options["val_check_interval"] = steps  # a short run is looked at once, at its end
-    if not _validated(data):  # a closed form needs none: then its only weights are the best
+    if not _validated(data, model):  # a closed form needs none: then its only weights are the best
         options["limit_val_batches"] = 0
         watching = pl.callbacks.EarlyStopping, pl.callbacks.ModelCheckpoint
         callbacks = [c for c in callbacks if not isinstance(c, watching)]

@@ -34,6 +34,7 @@ class TargetEmbedding:
     vectors: np.ndarray  # T × K float64
     notes: tuple[str, ...] = ()  # what a reader must be told: who was left without a vector
     learnt_dim: int | None = None  # K of the vectors that a model learns; `vectors` is then the multi-hot it multiplies
+    source: str | None = None  # fingerprint of the cells that the vectors were made of, where they were
 
     @property
     def dim(self) -> int:
@@ -60,7 +61,8 @@ class TargetEmbedding:
 
     def record(self) -> dict[str, Any]:
         """Plain values and a tensor, for a checkpoint."""
-        names = {"kind": self.kind, "targets": list(self.targets), "notes": list(self.notes)}
+        # str: a numpy string is no plain value, and a checkpoint with one in it would not load
+        names = {"kind": self.kind, "targets": [str(t) for t in self.targets], "notes": list(self.notes)}
         return {**names, "learnt_dim": self.learnt_dim, "vectors": torch.from_numpy(self.vectors)}
 
     @classmethod

@@ -111,6 +111,7 @@ def locate(path: str, key: str = "data.path", like: str = "*.h5ad") -> Path:
             return folder / path
     present = [file.name for folder in folders for file in folder.glob(like)]
     where = " and ".join(str(folder.resolve()) for folder in folders)
+    where += "" if os.environ.get("STORMCELL_DATA") else " ($STORMCELL_DATA, the second place, is not set)"
     raise UserError(f"{key}={path}: no such file in {where}{nearest(path, present)}")
 
 
@@ -287,12 +288,28 @@ def _library(cells: Cells, table: Table, config: DataConfig) -> None:
         cells.obs["library"] = pd.to_numeric(table.obs[key], errors="coerce").to_numpy(float)
     elif "library" not in cells.obs:
         cells.obs["library"] = inside.astype(float)
+        cells.notes += _fuller_totals(table.obs, inside)
     wrong = ~(cells.obs["library"].to_numpy() >= inside)
     if wrong.any():
         raise UserError(
             f"{table.origin}: {int(wrong.sum())} cells have a library size ({key}, data.library_key) that is missing "
             "or smaller than the counts in the file; it must count every gene of the cell"
         )
+
+
+def _fuller_totals(obs: pd.DataFrame, inside: np.ndarray) -> list[str]:
+    """A sentence where obs has larger totals than the file's genes sum to: the file then lacks genes of its cells."""
+    for column in obs.columns:
+        values = pd.to_numeric(obs[column], errors="coerce").to_numpy(float) if _TOTAL.match(str(column)) else None
+        if values is not None and (values >= inside).all() and np.median(values) > 1.05 * np.median(inside):
+            return [
+                f"library sizes are the sums over the genes of the file, {np.median(inside):,.0f} counts per cell; obs "
+                f"column {column!r} has {np.median(values):,.0f}: data.library_key={column} if it counts every gene"
+            ]
+    return []
+
+
+_TOTAL = re.compile(r"(total|n)[_.]?(counts?|umis?)", re.IGNORECASE)
 
 
 def _filter(table: Table, config: DataConfig) -> np.ndarray:

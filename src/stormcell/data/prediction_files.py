@@ -103,6 +103,8 @@ def _read_text(path: Path, origin: str, sign: str) -> pd.DataFrame:
         raise UserError(f"{origin}: not readable as a table with a first line of names ({reason})") from error
     if body.shape[1] == len(names) + 1:  # R leaves the column of row names unnamed
         names = ["", *names]
+    if len(names) == 1 and names[0].count(";") > 1:
+        raise UserError(f"{origin}: its columns are parted by semicolons; save it with commas (.csv) or tabs (.tsv)")
     if body.shape[1] != len(names):
         raise UserError(f"{origin}: the first line has {len(names)} names for {body.shape[1]} columns")
     frame = body.set_index(0)

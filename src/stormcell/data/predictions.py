@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Key = tuple[str, str]  # condition, context
 KINDS, SCALES = ("cells", "means", "shifts"), ("log1p", "counts")
 ALIKE = 0.5  # r with the control mean: mean profiles have more (0.8 and up on real cells)
+NOTED = 1.25  # and beyond this ratio a note asks whether the scale is right
 LARGEST_RATIO = 2.0  # of predicted to control mean, summed over genes; conditions of real cells stay within 0.9 to 1.3
 
 
@@ -235,7 +236,7 @@ def _check_scale(
     """Predicted mean profiles against the real control mean, both summed over genes."""
     ratio = _ratio(profiles, controls)
     if ratio > LARGEST_RATIO or ratio < 1 / LARGEST_RATIO:
-        advice = "CPM, log2 or scaled values cannot be judged"
+        advice = "CPM, log2 or scaled values cannot be judged; or the real cells lack their data.library_key"
         if scale == "counts":
             advice = "the library sizes must count all genes of a cell (library_key)"
         elif kind == "means" and ratio < 1:
@@ -244,5 +245,7 @@ def _check_scale(
             f"{source.origin}: the predicted means sum to {ratio:.2g} times the real control mean, which is another "
             f"scale than log1p(counts / library · 1e4) (scale={scale or 'log1p'}); {advice}"
         )
-    if abs(ratio * np.log(2) - 1) < 0.04:
-        source.notes.append(f"the predicted means sum to {ratio:.2f} times the real control mean, as log2 values would")
+    if not 1 / NOTED <= ratio <= NOTED:
+        source.notes.append(
+            f"the predicted means sum to {ratio:.2f} times the real control mean; log2 values would have 1.44 times"
+        )

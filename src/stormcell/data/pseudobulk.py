@@ -79,6 +79,12 @@ class PseudobulkDataModule(Screen):
     def table(self) -> Shifts:
         """Every training row that has a vector, and the control as a condition without target and without shift."""
         train = self.train
+        kept, perturbed = int(train.n_cells.sum()), ~self.cells.obs["is_control"].to_numpy()[self.rows["train"]]
+        if kept < perturbed.sum():
+            self.cells.notes.append(
+                f"{perturbed.sum() - kept} perturbed training cells have no control cell in their "
+                f"{self.per or 'context'} and take no part in the pseudobulk"
+            )
         found = _table(train, self.embedding, self.weighted)
         if not len(found.shift):
             missing = sorted({t for c in train.conditions for t in self.embedding.missing(c)})
@@ -119,11 +125,6 @@ class PseudobulkDataModule(Screen):
         return Shifts(*(field[rows] for field in self.table))
 
     def train_dataloader(self) -> Steps:
-        if self.trainer.world_size > 1:
-            raise UserError(
-                f"trainer.devices={self.trainer.world_size}: pseudobulk is a table of {len(self.table.shift)} rows, "
-                "which one device holds and fits; use trainer.devices=1"
-            )
         return Steps(self.trainer, self.steps_per_epoch, self.train_batch)
 
     def val_dataloader(self) -> OneBatch:

@@ -93,7 +93,13 @@ class Screen(pl.LightningDataModule):
         """What is known of every target in the file, held-out ones too: names alone, no cell of theirs."""
         named = set(self.condition) - {self.cells.control}
         wanted = sorted({target for condition in named for target in condition.split("+")})
-        return self.targets(spec=self.spec, train=self.reference.train, wanted=wanted)
+        made = self.targets(spec=self.spec, train=self.reference.train, wanted=wanted)
+        if made.source == self.cells.fingerprint:
+            raise UserError(
+                f"{self.cells.origin}: targets.path is the file of the cells themselves, held-out ones among them; "
+                "vectors must come from another data set"
+            )
+        return made
 
     def control_rows(self, context: str) -> np.ndarray:
         """Training controls behind a query's context: what a generated cell may start from."""

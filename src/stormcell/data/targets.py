@@ -124,7 +124,8 @@ def transfer(
         raise UserError(re.sub(rf"\bdata\.(?=({ours})\b)", "targets.", str(error))) from error
     names, means = _single_means(other)
     vectors = np.multiply(*leading(means - means.mean(0), _positive(dim)))
-    return _checked("transfer", names, vectors, spec, wanted, missing, f"are perturbed alone in {file}", dim)
+    made = _checked("transfer", names, vectors, spec, wanted, missing, f"are perturbed alone in {file}", dim)
+    return replace(made, source=other.fingerprint)
 
 
 def _single_means(other: Cells) -> tuple[list[str], np.ndarray]:

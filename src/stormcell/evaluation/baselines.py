@@ -11,7 +11,7 @@ vector in the embedding of targets (conf/targets; without one, a column for each
     covariate mean                c + mean of the shifts within the query's own context
     most similar covariate        c + s_p as it was in the context whose control profile is most like c (Pearson)
     additive                      c + Σ s_t over the targets t of p; a target not seen alone counts as m
-    matching mean                 c + mean of the same parts
+    matching mean                 c + mean of the same parts (as published, the pool stands for an unseen target, not m)
     nearest perturbation          c + s_q of the other training perturbation q of highest cosine (ties averaged)
     k-NN on embedding             c + mean of s_q of the five of highest cosine, as far as it is positive
     ridge on embedding            c + ridge of the shifts on the vectors, penalty by leave-one-out
@@ -37,28 +37,10 @@ from stormcell.analysis.linear import Linear, ridge_leave_one_out, two_ridge
 from stormcell.analysis.pseudobulk import Pseudobulk
 from stormcell.evaluation.heldout import HeldOut, Method, Query
 from stormcell.evaluation.profiles import mean_profile, pearson
+from stormcell.evaluation.roster import CONTEXTUAL, LABELS, MULTI_HOT
 
 K, RIDGE, NEIGHBOURS = 10, 0.1, 5
 PENALTIES = np.logspace(-3, 3, 13)
-CONTEXTUAL = ("covariate_mean", "most_similar_covariate")  # only where the split tells contexts apart
-MULTI_HOT = ("lgem_multi_hot",)  # only where it is not the embedding itself
-LABELS = {
-    "no_change": "no change",
-    "proportional": "proportional to expression",
-    "training_mean": "training mean",
-    "clipped_mean": "training mean, clipped",
-    "pool": "pool of perturbed cells",
-    "own_mean": "own training mean",
-    "covariate_mean": "covariate mean",
-    "most_similar_covariate": "most similar covariate",
-    "additive": "additive",
-    "matching_mean": "matching mean",
-    "nearest": "nearest perturbation",
-    "knn": "k-NN on embedding",
-    "ridge": "ridge on embedding",
-    "lgem": "LGEM, K = 10, ridge 0.1",
-    "lgem_multi_hot": "LGEM, multi-hot",
-}
 
 
 def baselines(held_out: HeldOut, n_cells: int, seed: int) -> list[Method]:

@@ -1,10 +1,10 @@
 """Genetic interactions: how the shift of a pair differs from the shifts of its two targets alone.
 
-pair ≈ a · first + b · second, robust over genes (Theil–Sen); a = b = 1 where the two act independently.
+pair ≈ a · first + b · second, least squares over genes; a = b = 1 where the two act independently. Norman et al. take
+the Theil–Sen estimate over well expressed genes; its median is one of noise where most genes of a panel hardly move.
 
 Shapes: G genes, K variables. Shifts are log1p-normalised means minus control.
-Sources: Norman et al. 2019 (the model and its scores); Székely, Rizzo & Bakirov 2007 (distance correlation);
-Dang et al. 2008 (Theil–Sen in several dimensions).
+Sources: Norman et al. 2019 (the model and its scores); Székely, Rizzo & Bakirov 2007 (distance correlation).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 
 from stormcell.evaluation.profiles import pearson, shift
 
-MAX_FITS = 20_000  # pairs of genes that the coefficients are the median of; all pairs of 200 genes
 SCORES = (
     "coefficient_first",
     "coefficient_second",
@@ -39,8 +38,7 @@ def interaction_scores(pair: np.ndarray, first: np.ndarray, second: np.ndarray) 
     equality: lesser / larger of the distance correlations of first and of second with the pair
 
     `first` and `second` are measured, also where the pair is predicted, so that scores of truth and prediction compare.
-    Genes that are mostly noise pull a and b to 0: leave out those that are hardly expressed (Norman et al. keep the
-    genes of more than 0.5 counts a cell). nan: everything where a value is not finite or a single is zero in every
+    nan: everything where a value is not finite or a single is zero in every
     gene; a, b and what is made of them where the singles are proportional; dominance where a or b is 0; what correlates
     where a side is constant.
     """
@@ -69,36 +67,12 @@ def interaction_correlation(true_shift: np.ndarray, predicted_shift: np.ndarray,
 
 
 def _coefficients(pair: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Theil–Sen without an intercept: the spatial median of the exact solutions (a, b) of two genes each.
-
-    All pairs of genes, or a fixed random 20,000 of them; two genes that have no one solution are left out.
-    """
-    n_genes = len(pair)
-    if n_genes * (n_genes - 1) // 2 <= MAX_FITS:
-        i, j = np.triu_indices(n_genes, 1)
-    else:
-        i, j = np.random.default_rng(0).integers(n_genes, size=(2, MAX_FITS))
-    determinant, scale = first[i] * second[j] - first[j] * second[i], np.abs(first[i] * second[j])
-    solved = np.abs(determinant) > 1e-9 * np.maximum(scale, np.abs(first[j] * second[i]))
-    if not solved.any():
+    """Least squares without an intercept; nan where the singles are proportional and share the pair in no one way."""
+    singles = np.stack([first, second], axis=1)
+    gram = singles.T @ singles
+    if np.linalg.det(gram) <= 1e-9 * gram[0, 0] * gram[1, 1]:
         return np.nan, np.nan
-    i, j, determinant = i[solved], j[solved], determinant[solved]
-    a = (pair[i] * second[j] - pair[j] * second[i]) / determinant
-    b = (first[i] * pair[j] - first[j] * pair[i]) / determinant
-    return tuple(_spatial_median(np.stack([a, b], axis=1)).tolist())
-
-
-def _spatial_median(points: np.ndarray) -> np.ndarray:
-    """The point of least summed distance to all: N × 2 → 2, by Weiszfeld's weights from the median of each axis."""
-    centre = np.median(points, axis=0)
-    reach = 1e-12 * (1 + np.abs(centre).max())  # nearer points would have an endless weight
-    for _ in range(500):
-        weights = 1 / np.maximum(np.linalg.norm(points - centre, axis=1), reach)
-        moved = weights @ points / weights.sum()
-        if np.abs(moved - centre).max() <= 1e-9 * (1 + np.abs(moved).max()):
-            return moved
-        centre = moved
-    return centre
+    return tuple(np.linalg.solve(gram, singles.T @ pair).tolist())
 
 
 def distance_correlations(variables: list[np.ndarray]) -> np.ndarray:

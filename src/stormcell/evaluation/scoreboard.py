@@ -46,6 +46,7 @@ def rescaled(scoreboard: pd.DataFrame) -> pd.DataFrame:
     (d_floor − d) / (d_floor − d_ceiling), d the distance from the best value. Floor: the better of "no change" and
     "training mean". Ceiling: "exact mean (expected)" where it has a value, else the split halves of the real cells. Of
     metrics that are best when high, an answer without a value (the correlation of a constant) counts as 0.
+    Wasserstein distances are left out: they grow as cells get fewer, and halves are half as many.
     nan where the floor is not worse than the ceiling, which `without_room` tells, and where a side has no value.
     """
     found = scoreboard[["group", "method", "n"]].copy()
@@ -75,7 +76,7 @@ def without_room(scoreboard: pd.DataFrame) -> list[str]:
 
 
 def _named(scoreboard: pd.DataFrame) -> list[str]:
-    return [name for name in METRICS if name in scoreboard]
+    return [name for name in METRICS if name in scoreboard and not name.endswith("wasserstein")]
 
 
 def _ends(rows: pd.DataFrame, name: str) -> tuple[float, float, np.ndarray]:

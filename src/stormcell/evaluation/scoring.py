@@ -26,6 +26,7 @@ class Scores:
     """What `score` finds. `pair`: two targets, both seen alone: interaction metrics are asked of these queries only."""
 
     per_query: pd.DataFrame  # method, condition, context, group, n_cells (true ones), answered, pair, <metric>
+    raw: pd.DataFrame  # the same with nan where a value is undefined, also where that counts as 0 in `per_query`
     per_method: pd.DataFrame  # group, method, collapsed, spread, n_de_spearman (collapse.py)
     interactions: pd.DataFrame  # of pairs: method, condition, context, group, <score>_true, <score>_predicted
     kept: dict[str, list]  # method -> (mean, some cells) or None for each query
@@ -36,7 +37,8 @@ def score(held_out: HeldOut, methods: Sequence[Method], keep: Sequence[str] = ()
     """Asks every method every query once and judges the answers; the cells of one query are in memory at a time.
 
     `kept` has the answers of the methods named in `keep`, with their first `kept_cells` cells.
-    A metric that is not defined is nan, and `undefined` says why.
+    A metric that is not defined is nan, or 0 where a correlation of a finite answer is (Metric.zero) while another
+    method has a value for the query; `undefined` says how many and why.
     Raises ValueError for an unknown name in `keep`, for a repeated method name, and for an answer of the wrong shape.
     """
     names = [method.name for method in methods]
@@ -58,7 +60,18 @@ def score(held_out: HeldOut, methods: Sequence[Method], keep: Sequence[str] = ()
                 # A copy: a view would keep every predicted cell in memory.
                 kept[method.name].append(answer and (answer[0], np.array(answer[1][:kept_cells])))
     controls = [{context: of.mean for context, of in known.items()} for known in (seen, unseen)]
-    return Scores(sheet.per_query(controls[0]), sheet.per_method(*controls), sheet.interactions(), kept, sheet.means)
+    raw = sheet.per_query(controls[0])
+    return Scores(with_zeros(raw), raw, sheet.per_method(*controls), sheet.interactions(), kept, sheet.means)
+
+
+def with_zeros(raw: pd.DataFrame) -> pd.DataFrame:
+    """The scores with 0 for what counts as 0 (see `score`)."""
+    found, finite = raw.copy(), np.isfinite(raw["mse"])
+    for name, metric in METRICS.items():
+        if metric.zero:
+            known = raw[name].notna().groupby([raw[column] for column in KEYS]).transform("any")
+            found.loc[raw[name].isna() & finite & known, name] = 0.0
+    return found
 
 
 def _check(answer: tuple | None, name: str, n_genes: int) -> None:

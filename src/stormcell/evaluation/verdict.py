@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from stormcell.evaluation.collapse import NARROW
 from stormcell.evaluation.intervals import paired_difference
 from stormcell.evaluation.metrics import METRICS, Metric, distance_from_best
 from stormcell.evaluation.scoreboard import median
@@ -102,13 +103,17 @@ def _collapsed(per_method: pd.DataFrame, group: str, models: list[str]) -> list[
     rows = per_method[(per_method["group"] == group) & per_method["method"].isin(models) & per_method["collapsed"]]
     found = []
     for method, spread in zip(rows["method"], rows["spread"], strict=True):
-        share = f" (its shifts have {spread:.0%} of the variance of the true ones)" if np.isfinite(spread) else ""
-        found.append(f"{method} has collapsed: it says nearly the same for every perturbation{share}")
+        if np.isfinite(spread) and spread < NARROW:
+            said = f"its shifts vary between perturbations by {spread:.0%} of the variance of the true ones"
+        else:
+            said = "beyond the training mean its shifts point one way, whatever the perturbation"
+        found.append(f"{method} has collapsed: {said}")
     return found
 
 
 def undefined(per_query: pd.DataFrame) -> list[str]:
-    """Sentences that say which method has no answer, and which metric no value, for how many queries and why.
+    """Sentences that say which method has no answer, and which metric no value, for how many queries and
+    why; of `Scores.raw`.
 
     A metric that no query asks for (interactions of a single target) is not undefined.
     """
@@ -134,7 +139,8 @@ def _without_value(group: str, finite: pd.DataFrame, everybody: pd.DataFrame) ->
         for method, missing in (~np.isfinite(finite.loc[asked, name])).groupby(finite["method"], sort=False):
             if missing.any():
                 total = int(_asked(everybody, name)[everybody["method"] == method].sum())
-                labels = counts.setdefault((metric.undefined, int(missing.sum()), total), {})
+                reason = metric.undefined + "; counts as 0" * metric.zero
+                labels = counts.setdefault((reason, int(missing.sum()), total), {})
                 labels.setdefault(method, []).append(metric.label)
     sentences = []
     for (reason, count, total), by_method in counts.items():

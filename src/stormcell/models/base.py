@@ -23,6 +23,7 @@ class Model(pl.LightningModule):
     """
 
     closed_form = False  # fitted by `initialise`; training is then one step of length zero, which writes a checkpoint
+    uses_targets = False  # the vectors of targets (conf/targets), which are for the baselines otherwise
     way_out = ""  # what to try where no held-out perturbation can be represented
     parts: tuple[str, ...] = ("loss",)
     scores: tuple[str, ...] = ()  # what validation_scores returns

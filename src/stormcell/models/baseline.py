@@ -16,6 +16,7 @@ from stormcell.data.spec import Spec
 from stormcell.evaluation import baselines
 from stormcell.evaluation.heldout import HeldOut, Method, Query
 from stormcell.evaluation.profiles import pearson
+from stormcell.evaluation.roster import LABELS
 from stormcell.models.base import Model
 
 
@@ -23,6 +24,7 @@ class Baseline(Model):
     """One baseline by its key; raises UserError for a key that none has."""
 
     closed_form = True
+    uses_targets = True
     parts = ("loss",)
     scores = ("shift_correlation", "score")
 
@@ -30,9 +32,9 @@ class Baseline(Model):
         self, spec: Spec, optimizer=None, scheduler=None, seed: int = 1, method: str = "additive", n_cells: int = 500
     ) -> None:
         super().__init__(spec, optimizer, scheduler, seed)
-        if method not in baselines.LABELS:
-            known = ", ".join(baselines.LABELS)
-            raise UserError(f"model.method={method}{nearest(method, baselines.LABELS)}; methods: {known}")
+        if method not in LABELS:
+            known = ", ".join(LABELS)
+            raise UserError(f"model.method={method}{nearest(method, LABELS)}; methods: {known}")
         self.method, self.n_cells = method, n_cells
         self.nothing = nn.Parameter(torch.zeros(()))  # a checkpoint needs a parameter
 

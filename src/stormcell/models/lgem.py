@@ -94,13 +94,14 @@ class LGEM(Model):
     width
         Hidden units of the non-linear model; null is linear.
     K
-        Gene scores, and the rank of the model; at most one less than the training conditions for `pca`.
+        Gene scores, and the rank of the model; fewer where the training conditions do not have as many.
     ridge
         λ of both solves.
 
     Raises UserError where `solver=exact` is asked of what has no closed form, and for a G table without the genes.
     """
 
+    uses_targets = True
     way_out = ", or say what is known of the targets beside the cells: targets=network targets.path=…"
     parts = ("loss", "mse")
     scores = ("shift_correlation", "score")
@@ -124,8 +125,12 @@ class LGEM(Model):
             raise UserError(f"model.solver=exact with model.width={width}: a hidden layer has no closed form; use sgd")
         if K < 1 or ridge < 0 or (width is not None and width < 1):
             raise UserError(f"model.K={K} model.ridge={ridge:g} model.width={width}: positive numbers are needed")
-        if learnable_G and G == "identity" and solver == "sgd":
-            raise UserError("model.G=identity with model.learnable_G=true: start from pca or random")
+        if learnable_G and (G != "pca" if solver == "exact" else G == "identity"):
+            raise UserError(
+                f"model.G={G} with model.learnable_G=true: "
+                + ("the exact solver finds G itself" if solver == "exact" else "gradient descent starts from scores")
+                + "; leave model.G out, or take model.solver=sgd with pca, random or a table"
+            )
         self.solver, self.G, self.learnable_G, self.width = solver, G, learnable_G, width
         self.K, self.ridge, self.n_cells = K, ridge, n_cells
         self.closed_form = solver == "exact"
@@ -138,7 +143,6 @@ class LGEM(Model):
     def initialise(self, data: PseudobulkDataModule) -> None:
         """Gene scores, the coordinates of A and, where it exists, the exact solution."""
         self.embedding, table = data.embedding, data.table
-        self.notes_of_fit = list(self.embedding.notes)
         learnt_P = self.embedding.kind == "learnable"
         if learnt_P and self.closed_form:
             raise UserError(
@@ -190,12 +194,7 @@ class LGEM(Model):
             return np.random.default_rng(self.seed).standard_normal((self.spec.n_genes, self.K))
         if self.G != "pca":
             return scores_of_file(self.G, self.spec.genes)
-        most = len(data.train.conditions)  # with control a column more, of which centring takes one
-        if most < self.K:
-            self.notes_of_fit.append(
-                f"model.K={self.K} gene scores asked for, but {most} training conditions have only {most}: taken"
-            )
-        return gene_scores(data.train, min(self.K, most))
+        return gene_scores(data.train, self.K)
 
     def _learn_vectors(self, hot: np.ndarray) -> np.ndarray:
         """Free vectors of the targets, to be learnt: R × T → R × D."""
@@ -217,7 +216,8 @@ class LGEM(Model):
     # ---- loss
 
     def loss(self, batch: Shifts) -> dict[str, Tensor]:
-        """Mean over conditions and genes of the squared error, and its penalised form, per gene."""
+        """Mean over conditions and genes of the squared error, and its penalised form; none with a hidden layer, whose
+        penalty is the optimizer's weight decay."""
         vector = batch.vector if self.vectors is None else batch.vector @ self.vectors
         network = self.network
         squared = (batch.shift - network(vector)).square().sum(-1)
@@ -279,7 +279,15 @@ class LGEM(Model):
         return {"shift_correlation": median, "score": median}
 
     def notes(self, data: Screen) -> list[str]:
-        return [f"vectors of the targets: {self.embedding.kind}", *getattr(self, "notes_of_fit", [])]
+        """What P is, how many training perturbations have it, and a rank that was cut."""
+        conditions = self.spec.conditions
+        fitted = sum(not self.unknown_targets(condition) for condition in conditions)
+        known = f"known of {fitted} of {len(conditions)} training perturbations"
+        found = [f"vectors of the targets: {self.embedding.kind}, {known}"]
+        K = self.network.A.shape[0]
+        if self.network.genes is not None and self.G in ("pca", "random") and K < self.K:
+            found.append(f"model.K={self.K} gene scores asked for, but the training conditions have only {K}: taken")
+        return found
 
 
 def _inverse_root(moment: np.ndarray, ridge: float) -> Tensor:

@@ -56,8 +56,9 @@ def write_judgement(
         "calibration": calibration(judgement),
     }
     drawn = {name: figure for name, figure in drawn.items() if figure is not None}
-    if history.is_file():
-        drawn["loss"] = figures.loss_curves(pd.read_csv(history), config["objective"], config["objective_mode"])
+    logged = pd.read_csv(history) if history.is_file() else pd.DataFrame({"step": []})
+    if logged["step"].nunique() > 1:  # a closed form has no curve
+        drawn["loss"] = figures.loss_curves(logged, config["objective"], config["objective_mode"])
     paths = figures.save(drawn, folder / "figures")
     metrics = {
         "test": flat(judgement, judgement.methods),

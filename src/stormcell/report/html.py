@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from stormcell.evaluation.roster import MEANINGS
 from stormcell.report import boards
 from stormcell.report.judgement import Judgement, number
 
@@ -58,6 +59,7 @@ def render(
     page = pages.get_template("template.html").render(
         judgement=judgement,
         metrics=boards.metrics(judgement),
+        roster=[(label, meaning) for label, meaning in MEANINGS.values() if label in judgement.baselines],
         core=boards.core(judgement),
         panels=boards.panels(judgement),
         rescaled=boards.rescaled(judgement),

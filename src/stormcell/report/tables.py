@@ -36,13 +36,18 @@ AIMS = {"higher": "high is good", "lower": "low is good", "target": "{best:g} is
 def best_in_group(judgement: Judgement, group: str, metric: str) -> pd.Series:
     """Marks the rows of a group's scoreboard that no other method betters on a metric; ceilings do not compete.
 
-    Values equal but for rounding (means of float32 cells) are all marked, undefined ones never.
+    Values equal but for rounding (means of float32 cells) are all marked, undefined ones never; none where all are
+    equal, and none of a method that answered fewer queries than others.
     """
     rows = judgement.scoreboard[judgement.scoreboard["group"] == group]
     competes = rows["method"].isin([*judgement.methods, *judgement.baselines])
+    # A median over the few queries that a method answers is not one over them all.
+    competes &= rows["n"] == rows.loc[competes, "n"].max()
     distance = np.where(competes, distance_from_best(rows[metric], metric), np.inf)
     with np.errstate(invalid="ignore"):
         best = np.isfinite(distance) & np.isclose(distance, distance.min(initial=np.inf), rtol=1e-4, atol=1e-6)
+    if best.sum() == np.isfinite(distance).sum() > 1:  # all are alike
+        best[:] = False
     return pd.Series(best, index=rows.index)
 
 
