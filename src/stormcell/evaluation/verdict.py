@@ -12,7 +12,7 @@ from stormcell.evaluation.scoreboard import median
 from stormcell.evaluation.scoring import Scores
 
 JUDGED = "shift_correlation", "energy_distance"  # metrics of the verdict: the mean, and the distribution
-TOLD_APART = "pds"
+TOLD_APART, CHANCE = "pds", 0.5
 REPRODUCED = 0.3  # expected score of the exact mean below which the cells do not reproduce their own shift
 
 
@@ -96,6 +96,8 @@ def _told_apart(rows: pd.DataFrame, models: list[str], baselines: list[str]) -> 
     if not values:
         return []
     beside = f", beside {table[best].median():.2f} by the best baseline, {best}" if best else ""
+    if best and table[best].median() <= CHANCE:
+        beside = ", and no baseline is above chance"
     return [f"{METRICS[TOLD_APART].label} (0.5 is chance) is {', '.join(values)}{beside}"]
 
 
