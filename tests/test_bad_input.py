@@ -107,7 +107,7 @@ def test_a_run_folder_that_was_asked_for_is_not_left_behind(here):
         (["seed=-1"], ["seed=-1: a whole number from 0 to"]),
         (["embedding=tsne"], ["embedding=tsne: pca or umap expected"]),
         (["objective_mode=maxi"], ["objective_mode=maxi: max or min expected (did you mean 'max'?)"]),
-        ([*FILE, "split.validation=0"], ["cells.h5ad: the split leaves 0 perturbed validation cells"]),
+        ([*FILE, "split.validation=0"], ["cells.h5ad: the split leaves fewer than two validation cells"]),
         (
             ["trainer.max_steps=-1", "trainer.max_epochs=2"],
             ["model.scheduler.T_max=-1: ", "give trainer.max_steps, or model.scheduler=null"],

@@ -410,3 +410,24 @@ def test_a_world_without_training_perturbations_is_judged_all_the_same(planted):
     assert np.isfinite(row[["de_overlap", "pds", "energy_distance", "l2"]].astype(float)).all()
     assert ceilings(bare, reliability(bare, seed=0), seed=0)["weighted_mse"].isna().all()
     assert len(bare.genes) == G
+
+
+def test_an_undefined_correlation_of_an_answer_counts_as_zero_and_of_no_answer_as_nothing():
+    """Silence on hard queries must not raise a median: zero shifts score 0, queries without an answer are missing."""
+    held_out, exact = world(effect=1.0)
+    control = mean_profile(held_out.controls["all"])
+    cells = held_out.controls["all"].toarray()[:60]
+
+    def sly(i):
+        return exact[i] if i < 2 else (control, cells)
+
+    def silent(i):
+        return exact[i] if i < 2 else None
+
+    found = score(held_out, [Method("sly", sly), Method("silent", silent), Method("exact", lambda i: exact[i])])
+    filled = found.per_query.set_index("method")["shift_correlation"]
+    raw = found.raw.set_index("method")["shift_correlation"]
+    n = len(held_out.queries)
+    assert raw["sly"].isna().sum() == n - 2 and (filled["sly"] == 0).sum() == n - 2
+    assert filled["silent"].isna().sum() == n - 2
+    assert np.median(filled["sly"]) == 0 < np.median(filled["exact"])
