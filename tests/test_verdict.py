@@ -141,7 +141,7 @@ def test_every_gap_of_the_table_is_told(planted):
         for name, metric in METRICS.items():
             missing = int(rows[name].isna().sum())
             if missing and not name.startswith("shift_correlation_covariate"):  # not asked where there are no contexts
-                gaps.add((metric.label, method, f"{missing} of 8", metric.undefined))
+                gaps.add((metric.label, method, f"{missing} of 8", metric.undefined + "; counts as 0" * metric.zero))
     assert told == gaps
     assert {count for _, method, count, _ in told if method == "few"} == {"3 of 8"}
     # What the truth lacks is said once.
