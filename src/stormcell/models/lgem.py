@@ -150,31 +150,27 @@ class LGEM(Model):
                 "targets=multi_hot; take that, or model.solver=sgd"
             )
         Y, P, weights = (field.double().numpy() for field in table)
-        genes = self._gene_scores(data)
         if learnt_P:
             P = self._learn_vectors(P)
-        self.network = Network(
-            self.spec.n_genes, None if genes is None else genes.shape[1], P.shape[1], self.width, self.learnable_G
-        )
+        if self.closed_form and self.learnable_G:
+            fit = reduced_rank(Y, P, self.K, self.ridge, weights)
+        else:
+            fit = two_ridge(Y, self._gene_scores(data), P, self.ridge, weights)
+        self.network = self._network(None if fit.genes is None else fit.genes.shape[1], P.shape[1])
+        self.network.bias.copy_(torch.from_numpy(fit.bias))
+        if fit.genes is not None:
+            self.network.genes.copy_(torch.from_numpy(fit.genes))
         if self.closed_form:
-            fit = two_ridge(Y, genes, P, self.ridge, weights)
-            if self.learnable_G:
-                fit = reduced_rank(Y, P, self.K, self.ridge, weights)
-                self.network = Network(self.spec.n_genes, fit.genes.shape[1], P.shape[1], None, True)
             self.network.A.copy_(torch.from_numpy(fit.weight))
-            self._fill(fit.genes, fit.bias)
             return
-        self._fill(genes, weights @ Y / weights.sum())
-        self._condition(genes, P, weights)
+        self._condition(fit.genes, P, weights)
         if self.width is not None:
             nn.init.normal_(self.network.A, std=0.01, generator=torch.Generator().manual_seed(self.seed))
         elif self.learnable_G and not learnt_P:
-            self.network.set_weight(torch.from_numpy(two_ridge(Y, genes, P, self.ridge, weights).weight))
+            self.network.set_weight(torch.from_numpy(fit.weight))
 
-    def _fill(self, genes: np.ndarray | None, bias: np.ndarray) -> None:
-        self.network.bias.copy_(torch.from_numpy(bias))
-        if genes is not None:
-            self.network.genes.copy_(torch.from_numpy(genes))
+    def _network(self, scores: int | None, n_vector: int) -> Network:
+        return Network(self.spec.n_genes, scores, n_vector, self.width, self.learnable_G)
 
     def _condition(self, genes: np.ndarray | None, P: np.ndarray, weights: np.ndarray) -> None:
         """L_G⁻¹ and L_P⁻¹: in their coordinates every direction of the linear model is equally steep."""
@@ -206,10 +202,7 @@ class LGEM(Model):
         """The empty network of a checkpoint, whose sizes came from the data."""
         self.embedding = embedding
         genes, A = state.get("network.genes"), state["network.A"]
-        n_vector = state["network.input_basis"].shape[0]
-        self.network = Network(
-            self.spec.n_genes, None if genes is None else A.shape[0], n_vector, self.width, self.learnable_G
-        )
+        self.network = self._network(None if genes is None else A.shape[0], state["network.input_basis"].shape[0])
         if "vectors" in state:
             self.vectors = nn.Parameter(torch.zeros_like(state["vectors"]))
 
