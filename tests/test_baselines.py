@@ -199,3 +199,14 @@ def test_every_label_is_a_method(held_out):
     assert len(set(LABELS.values())) == len(LABELS)
     for name in LABELS:
         baseline(name, held_out, 5, 0).predict(0)
+
+
+def test_the_pool_draws_from_all_training_cells_none_twice(held_out):
+    rng = np.random.default_rng(4)
+    blocks = {name: csr_matrix(rng.normal(size=(n, G)).astype(np.float32)) for name, n in CELLS.items()}
+    known = replace(held_out, train_cells=blocks)
+    everything = np.concatenate([block.toarray() for block in blocks.values()])
+    _, cells = baseline("pool", known, 1000, 0).predict(0)
+    assert sorted(map(tuple, cells)) == sorted(map(tuple, everything))
+    _, some = baseline("pool", known, 7, 0).predict(0)
+    assert len(set(map(tuple, some))) == 7 and set(map(tuple, some)) <= set(map(tuple, everything))

@@ -66,9 +66,10 @@ def baseline(name: str, held_out: HeldOut, n_cells: int, seed: int, shifts: Shif
         if shift is None:
             return None
         rng = np.random.default_rng([seed, index])
-        own = _training_cells(name, query, held_out)
-        if own is not None:
-            return control + shift, draw(own, n_cells, rng)
+        if name == "own_mean" and query.condition in held_out.train_cells:
+            return control + shift, draw(held_out.train_cells[query.condition], n_cells, rng)
+        if name == "pool" and held_out.train_cells and query.context == "all":
+            return control + shift, _draw_of_all(list(held_out.train_cells.values()), n_cells, rng)
         cells = draw(held_out.controls[query.context], n_cells, rng) + shift.astype(np.float32)
         if name == "clipped_mean":
             return np.maximum(control + shift, 0), np.maximum(cells, 0)
@@ -88,6 +89,17 @@ def draw(cells: csr_matrix, n_cells: int, rng: np.random.Generator) -> np.ndarra
     would worsen the energy distance of a baseline for no fault of its own."""
     rows = rng.permutation(cells.shape[0])[:n_cells]
     return cells[rows].toarray().astype(np.float32, copy=False)
+
+
+def _draw_of_all(blocks: list[csr_matrix], n_cells: int, rng: np.random.Generator) -> np.ndarray:
+    """At most n_cells cells of all blocks together, which are not stacked: they are the whole training data."""
+    ends = np.cumsum([block.shape[0] for block in blocks])
+    chosen = np.sort(rng.permutation(ends[-1])[:n_cells])
+    which = np.searchsorted(ends, chosen, side="right")
+    first = ends - [block.shape[0] for block in blocks]
+    rows = [blocks[b][chosen[which == b] - first[b]] for b in np.unique(which)]
+    cells = vstack(rows, format="csr").toarray().astype(np.float32, copy=False)
+    return cells[rng.permutation(len(cells))]
 
 
 class Shifts:
@@ -222,13 +234,3 @@ class Shifts:
         vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]))])
         shifts = np.concatenate([shifts, np.zeros((1, shifts.shape[1]))])
         return two_ridge(shifts, gene_scores(self.train, K), vectors, RIDGE)
-
-
-def _training_cells(name: str, query: Query, held_out: HeldOut) -> csr_matrix | None:
-    """Training cells that stand for a baseline; None where control cells are moved."""
-    cells = held_out.train_cells
-    if name == "own_mean":
-        return cells.get(query.condition)
-    if name == "pool" and cells and query.context == "all":
-        return vstack(list(cells.values()), format="csr")
-    return None
