@@ -3,6 +3,7 @@
 gaussian            log N(x; m, σ²) = −½ ((x − m) / σ)² − log σ − ½ log 2π
 negative binomial   log NB(x; μ, θ) = log Γ(x+θ) − log Γ(θ) − log Γ(x+1) + θ log θ/(θ+μ) + x log μ/(θ+μ)
                     mean μ, variance μ + μ²/θ; θ → ∞ is the Poisson distribution
+zero-inflated       log ZINB(x; μ, θ, π) = log [(1 − π) NB(x; μ, θ) + π (x = 0)],  π = 1 / (1 + e^−l)
 
 Shapes: N cells, G genes. Every function is N × G, parameters → N. Parameters are taken as logarithms: a softmax over
 genes gives log μ at no cost, and neither μ nor θ can leave the positive numbers.
@@ -14,10 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
+
+from stormcell.nn import onepass
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
@@ -35,6 +39,48 @@ def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_theta: Tensor) -
     if x.shape != log_mean.shape:
         raise ValueError(f"counts of shape {tuple(x.shape)}, log_mean of shape {tuple(log_mean.shape)}")
     return _NegativeBinomial.apply(x.contiguous(), log_mean.contiguous(), log_theta)
+
+
+def zero_inflated_negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_theta: Tensor, logit: Tensor) -> Tensor:
+    """log ZINB(x; e^log_mean, e^log_theta, π), l = logit of π: counts N × G, N × G, (G,) or N × G, N × G → N.
+
+    float32 on the CPU takes one sweep for value and gradients (onepass.py), differentiable once; everything else the
+    plain formula. Finite from μ = θ = 0 (as e^−100) up to θ = 1e8 and x = 1e5. Raises ValueError when shapes differ.
+    """
+    if not x.shape == log_mean.shape == logit.shape:
+        raise ValueError(f"counts {tuple(x.shape)}, log_mean {tuple(log_mean.shape)}, logit {tuple(logit.shape)}")
+    inputs = x, log_mean, log_theta, logit
+    if all(one.device.type == "cpu" and one.dtype == torch.float32 for one in inputs):
+        return _ZeroInflated.apply(*inputs)
+    theta, s = log_theta.exp(), softplus(log_mean - log_theta, threshold=700)
+    gamma = torch.lgamma(x + theta) - torch.lgamma(1 + theta) - (x - 1) * log_theta - torch.lgamma(x + 1)
+    plain = torch.where(x == 0, -theta * s, gamma + x * log_mean - (x + theta) * s)
+    empty = softplus(plain - logit, threshold=700) - softplus(-logit, threshold=700)
+    return torch.where(x == 0, empty, plain - softplus(logit, threshold=700)).sum(-1)
+
+
+class _ZeroInflated(torch.autograd.Function):
+    """The sweep computes the gradients with the value; backward multiplies them by what comes from above."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, log_mean: Tensor, log_theta: Tensor, logit: Tensor) -> Tensor:
+        total = np.empty(len(x))
+        arrays = [one.detach().contiguous().numpy() for one in (x, log_mean, torch.atleast_2d(log_theta), logit)]
+        gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(3)]
+        onepass.zero_inflated(*arrays, total, *(one.numpy() for one in gradients))
+        ctx.save_for_backward(*gradients)
+        ctx.shape = log_theta.shape
+        return torch.from_numpy(total).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        by_mean, by_theta, by_logit = ctx.saved_tensors
+        # With one θ per gene the sum over cells is a product with the vector from above.
+        by_theta = (
+            grad @ by_theta if ctx.shape == by_theta.shape[1:] else (by_theta * grad[:, None]).sum_to_size(ctx.shape)
+        )
+        return None, by_mean * grad[:, None], by_theta, by_logit * grad[:, None]
 
 
 class _NegativeBinomial(torch.autograd.Function):
