@@ -2,8 +2,9 @@
 
 python benchmarks/likelihood.py [--cells 256] [--genes 2000]
 
-One process, one thread, the ways alternate, medians. 8 % of the counts are not zero. The negative binomial is a closed form
-on tensors, the zero-inflated one a compiled sweep. Last lines: `ratio to plain: X` and `zero-inflated, ratio to plain: X`.
+One process, one thread, the ways alternate, medians. 8 % of the counts are not zero. The negative binomial is a closed
+form on tensors, the zero-inflated one a compiled sweep. Last lines: `ratio to plain: X` and `zero-inflated, ratio to
+plain: X`.
 """
 
 from __future__ import annotations
