@@ -1,4 +1,4 @@
-"""Negative binomial and its zero-inflated form: value and gradients of a batch in one sweep over it, on the CPU.
+"""The zero-inflated negative binomial: value and gradients of a batch in one sweep over it, on the CPU.
 
 For every entry the formulas of x = 0 are computed, in which no gamma function stands, by loops that the compiler turns
 into vector instructions: exponentials and logarithms are polynomials in float32 (relative error 2e-7). Then the few
@@ -112,12 +112,6 @@ def _spread(weight, nb, by_mean, by_theta):
 
 
 @_loop
-def _subtract(nb, by_mean, by_theta):
-    for g in range(nb.size):
-        by_theta[g] = nb[g] - by_mean[g]
-
-
-@_loop
 def _digamma(z):
     """ψ(z) for z > 0: shifted above 10, then the asymptotic series."""
     below = 0.0
@@ -129,39 +123,28 @@ def _digamma(z):
 
 
 @_loop
-def _nb_at_count(x, log_mean, log_theta):
+def _nb_at_count(x, log_mean, log_theta, theta):
     """log NB, ∂/∂log μ and ∂/∂log θ of one count x > 0, in float64."""
-    theta, d = math.exp(log_theta), log_mean - log_theta
+    d = log_mean - log_theta
     e = math.exp(-abs(d))
     s, p = max(d, 0.0) + math.log1p(e), (1.0 if d > 0 else e) / (1 + e)
-    if x <= SUMMED:
-        gamma, psi = 0.0, 0.0
+    if x <= SUMMED and theta < 1e15:
+        product, psi = 1.0, 0.0  # Γ(x+θ) / Γ(1+θ) / Γ(x+1); 16 factors of 1e15 stay below the largest float64
         for i in range(1, int(x)):
-            gamma += math.log(i + theta)
+            product *= (i + theta) / (i + 1)
             psi += 1 / (i + theta)
+        gamma = math.log(product)
     else:
-        gamma = math.lgamma(x + theta) - math.lgamma(1 + theta)
+        gamma = math.lgamma(x + theta) - math.lgamma(1 + theta) - math.lgamma(x + 1)
         psi = _digamma(x + theta) - _digamma(1 + theta)
-    value = gamma - (x - 1) * log_theta - math.lgamma(x + 1) + x * log_mean - (x + theta) * s
+    value = gamma - (x - 1) * log_theta + x * log_mean - (x + theta) * s
     by_mean = x - (x + theta) * p
     return value, by_mean, -by_mean - theta * s + theta * psi + 1
 
 
 @_loop
-def negative_binomial(x, log_mean, log_theta, total, by_mean, by_theta):
-    """total (N, float64) and gradients (N × G each) of counts N × G; log_theta is 1 × G or N × G. All contiguous."""
-    n, g = x.shape
-    value, theta = np.empty(g, np.float32), np.exp(log_theta)
-    for i in range(n):
-        row = i if len(log_theta) > 1 else 0
-        _nb_at_zero(log_mean[i], log_theta[row], theta[row], value, by_mean[i])
-        _subtract(value, by_mean[i], by_theta[i])
-        total[i] = _sum_with_counts(x[i], log_mean[i], log_theta[row], value, by_mean[i], by_theta[i])
-
-
-@_loop
 def zero_inflated(x, log_mean, log_theta, logit, total, by_mean, by_theta, by_logit):
-    """The same with l, the logit of an extra zero: N × G."""
+    """total (N, float64) and gradients (N × G each) of counts N × G; log_theta is 1 × G or N × G. All contiguous."""
     n, g = x.shape
     value, nb, weight = np.empty(g, np.float32), np.empty(g, np.float32), np.empty(g, np.float32)
     theta = np.exp(log_theta)
@@ -171,7 +154,7 @@ def zero_inflated(x, log_mean, log_theta, logit, total, by_mean, by_theta, by_lo
         _gate_at_zero(nb, logit[i], value, weight)
         _gate_gradient(logit[i], weight, by_logit[i])
         _spread(weight, nb, by_mean[i], by_theta[i])
-        total[i] = _sum_with_counts(x[i], log_mean[i], log_theta[row], value, by_mean[i], by_theta[i])
+        total[i] = _sum_with_counts(x[i], log_mean[i], log_theta[row], theta[row], value, by_mean[i], by_theta[i])
         for j in range(g):
             if x[i, j] != 0:
                 gate = np.float64(logit[i, j])
@@ -181,14 +164,15 @@ def zero_inflated(x, log_mean, log_theta, logit, total, by_mean, by_theta, by_lo
 
 
 @_loop
-def _sum_with_counts(x, log_mean, log_theta, value, by_mean, by_theta):
+def _sum_with_counts(x, log_mean, log_theta, theta, value, by_mean, by_theta):
     """Sum of a cell, its entries with counts done over."""
     total = 0.0
     for g in range(x.size):
         if x[g] == 0:
             total += np.float64(value[g])
         else:
-            of = _nb_at_count(np.float64(x[g]), np.float64(log_mean[g]), np.float64(log_theta[g]))
+            parameters = np.float64(log_mean[g]), np.float64(log_theta[g]), np.float64(theta[g])
+            of = _nb_at_count(np.float64(x[g]), *parameters)
             total += of[0]
             by_mean[g], by_theta[g] = of[1], of[2]
     return total
