@@ -40,7 +40,8 @@ def forest(judgement: Judgement) -> Figure:
             place = _place(board, judgement.methods[0], metric)
             under = f"{METRICS[metric].direction} is better" + (f"; model {place}" if place else "")
             dress(axes, title, METRICS[metric].label, under=under)
-        line[0].set_yticks(range(len(board)), board["method"], parse_math=False)
+        fewer = [f" (n = {n})" if n < board["n"].max() else "" for n in board["n"]]
+        line[0].set_yticks(range(len(board)), board["method"] + fewer, parse_math=False)
         for label, method in zip(line[0].get_yticklabels(), board["method"], strict=True):
             if method in judgement.methods:
                 label.set(color=MODEL, fontweight="bold")
@@ -48,10 +49,11 @@ def forest(judgement: Judgement) -> Figure:
 
 
 def ranked(judgement: Judgement, group: str, columns: list[str]) -> pd.DataFrame:
-    """Rows of the scoreboard that compete in a group and have a value, from best to worst shift correlation."""
+    """Rows of the scoreboard that compete in a group and have a value, from best to worst shift correlation; those with
+    an answer to fewer queries come last, since their medians are over other queries."""
     rows = judgement.scoreboard[judgement.scoreboard["group"] == group]
     rows = rows[rows["method"].isin([*judgement.methods, *judgement.baselines]) & rows[columns].notna().any(axis=1)]
-    by = [distance_from_best(rows[name], name) for name in reversed(columns)]
+    by = [*(distance_from_best(rows[name], name) for name in reversed(columns)), rows["n"] < rows["n"].max()]
     return rows.iloc[np.lexsort(by)] if len(rows) else rows
 
 
@@ -67,8 +69,9 @@ def _finding(boards: dict[str, pd.DataFrame], judgement: Judgement) -> str:
 
 
 def _place(board: pd.DataFrame, method: str, metric: str) -> str:
-    """`2nd of 14`: where a method stands among those with a value; equal ones share a place; "" without a value."""
-    values = board.set_index("method")[metric].dropna() if metric in board else pd.Series(dtype=float)
+    """`2nd of 14`: where a method stands among those that answer every query; equals share a place; else ""."""
+    whole = board[board["n"] == board["n"].max()]
+    values = whole.set_index("method")[metric].dropna() if metric in board else pd.Series(dtype=float)
     if method not in values:
         return ""
     distance, own = distance_from_best(values, metric), distance_from_best(values[method], metric)
