@@ -280,11 +280,11 @@ def test_what_is_held_out(path):
     assert np.array_equal(held.truth_controls["all"].toarray(), expression[data.split.mask("truth")])
     train = data.split.mask("train")
     assert np.array_equal(held.controls["all"].toarray(), expression[train & control])
-    for condition, shift in held.train_shift.items():
+    for condition, shift in held.train.by_condition.items():
         mine = train & (obs["condition"] == condition).to_numpy()
         assert np.allclose(shift, expression[mine].mean(0) - expression[train & control].mean(0), atol=1e-6)
         assert np.array_equal(held.train_cells[condition].toarray(), expression[mine])
-    assert set(held.train_shift) == {"A", "B", "B+E"}
+    assert set(held.train.by_condition) == {"A", "B", "B+E"}
     assert np.array_equal(held.detected, (expression[train] > 0).mean(0) > 0.05)
     shared = module(path, split=partial(PAIRS, controls_for_truth=0.0))
     held = held_out(shared, shared.reference, own_cells=True)
@@ -316,7 +316,7 @@ def test_shifts_of_a_held_out_line_are_taken_within_lines(path):
     base = expression[train & control & (line == "K562")].mean(0)
     mine = train & (obs["condition"] == "A").to_numpy()
     assert set(line[mine]) == {"K562"}
-    assert np.allclose(held.train_shift["A"], expression[mine].mean(0) - base, atol=1e-6)
+    assert np.allclose(held.train.by_condition["A"], expression[mine].mean(0) - base, atol=1e-6)
     assert np.array_equal(held.controls["THP1"].toarray(), expression[train & control & (line == "THP1")])
 
 

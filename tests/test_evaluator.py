@@ -46,6 +46,10 @@ def test_three_lines_of_python(config, additive, planted):
         *(row(judgement, name)[MEANS].astype(float) for name in ("predictions", "additive")), rtol=1e-4
     )
     assert judgement.queries["condition"].tolist() == ["A+B", "C+D"]
+    with pytest.raises(UserError, match=r"split='linear_double': no such rule .*'linear_doubles'"):
+        evaluate(additive, data=planted.path, split="linear_double", config=config)
+    with pytest.raises(UserError, match=r"2 combinations are too few .*split=linear_doubles"):
+        evaluate(additive, data=planted.path, split="linear_doubles", config=config)  # the rule is found, and says no
     assert any("beats it" in s or "level" in s or "behind" in s or "reaches" in s for s in judgement.verdict)
 
 

@@ -90,7 +90,7 @@ def test_columns_are_those_of_direct_computation(planted):
     row = row_of(scores, "oracle", query.condition)
     control, apart = seen.toarray().mean(0), unseen.toarray().mean(0)
     m = held_out.train.mean_shift
-    rest = ~profiles.dominating_genes(np.array(list(held_out.train_shift.values())))
+    rest = ~profiles.dominating_genes(np.array(list(held_out.train.by_condition.values())))
     sides = {"": (apart, control), "_shared": (control, control), "_mean": (apart + m, control + m)}
     for suffix, (true_side, own_side) in sides.items():
         x, y = truth.mean(0) - true_side, mean - own_side
@@ -161,7 +161,7 @@ def test_contexts_use_their_own_controls_and_mean(planted):
     for metric in "shift_correlation", "shift_correlation_shared", "shift_correlation_mean", "mse":
         assert table[metric][0] == pytest.approx(table[metric][1], rel=1e-4)
     true = query.cells.toarray().mean(0) - held_out.truth_controls["all"].toarray().mean(0)
-    additive = sum(held_out.train_shift[target] for target in query.condition.split("+"))
+    additive = sum(held_out.train.by_condition[target] for target in query.condition.split("+"))
     for row, inside in enumerate((train.shifts[:half], train.shifts[half:])):
         m = inside.mean(0)
         expected = np.corrcoef(true - m, additive - m)[0, 1]
@@ -174,7 +174,7 @@ def test_interactions_are_asked_of_pairs_whose_targets_were_seen_alone(planted):
     held_out, oracle, scores = planted
     query = held_out.queries[0]
     shift = oracle.predict(0)[0] - mean_profile(held_out.controls["all"])
-    singles = [held_out.train_shift[target] for target in query.condition.split("+")]
+    singles = [held_out.train.by_condition[target] for target in query.condition.split("+")]
     order = np.argsort(-np.square(singles).sum(0), kind="stable")[:100]
     expected = interaction_scores(*(side[order] for side in (shift, *singles)))
     row = scores.interactions.query("method == 'oracle' and condition == @query.condition").iloc[0]

@@ -33,19 +33,10 @@ class Pseudobulk:
     @cached_property
     def by_condition(self) -> dict[str, np.ndarray]:
         """condition -> G: its shift, the mean over the contexts that it was seen in, each with weight 1."""
-        return self._grouped([1.0] * len(self.conditions))
-
-    @cached_property
-    def by_condition_weighted(self) -> dict[str, np.ndarray]:
-        """condition -> G: its shift, the contexts weighted by their cells."""
-        return self._grouped(self.n_cells)
-
-    def _grouped(self, weights) -> dict[str, np.ndarray]:
         rows: dict[str, list[int]] = {}
         for row, condition in enumerate(self.conditions):
             rows.setdefault(condition, []).append(row)
-        weights = np.asarray(weights, np.float64)
-        return {name: weights[mine] @ self.shifts[mine] / weights[mine].sum() for name, mine in rows.items()}
+        return {name: self.shifts[mine].mean(0) for name, mine in rows.items()}
 
     @cached_property
     def mean_shift(self) -> np.ndarray | None:

@@ -44,11 +44,6 @@ class HeldOut:
     pca_components: np.ndarray  # G × K, K <= 50, of the training cells
     embedding: TargetEmbedding | None = None  # what is known of the targets beside the cells
 
-    @property
-    def train_shift(self) -> dict[str, np.ndarray]:
-        """condition -> G: training mean minus training control mean, averaged over contexts."""
-        return self.train.by_condition
-
 
 @dataclass(frozen=True)
 class Method:
