@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,13 @@ def updates(run, kind):
 
 
 def exit_codes(run):
-    return [record.exit.exit_code for record in records(run) if record.WhichOneof("record_type") == "exit"]
+    """The exit codes in the file. W&B's own process writes it, and on a busy machine after `finish` has returned."""
+    for _ in range(60):
+        found = [record.exit.exit_code for record in records(run) if record.WhichOneof("record_type") == "exit"]
+        if found:
+            return found
+        time.sleep(0.5)
+    return []
 
 
 @pytest.fixture(scope="module")
