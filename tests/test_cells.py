@@ -450,3 +450,54 @@ def test_the_fingerprint_is_that_of_the_file(make_h5ad):
 
     path = make_h5ad()
     assert read(config(path)).fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- perturbations by name
+
+
+def sixty(labels):
+    return some_counts(60, 8), labelled(np.resize(labels, 60))
+
+
+def test_only_the_named_perturbations_and_control_are_kept(make_h5ad):
+    path = make_h5ad(*sixty(["control", "A", "B_A", "C", "D"]))
+    cells = read(config(path, separator="_", perturbations=["A+B", "D"]))
+    assert set(cells.obs["condition"]) == {"control", "A+B", "D"}
+    assert len(cells) == 36
+    assert cells.notes == ["2 of 4 perturbations kept, 24 cells of the others dropped (data.perturbations)"]
+    typed_as_in_the_file = read(config(path, separator="_", perturbations=["B_A", "D"]))
+    assert list(typed_as_in_the_file.obs.index) == list(cells.obs.index)
+    assert len(read(config(path, separator="_"))) == 60
+
+
+def test_guides_are_named_by_their_target(make_h5ad):
+    path = make_h5ad(*sixty(["control", "JAK2g1", "JAK2g2", "STAT1g1"]))
+    keys = {"label_pattern": r"(.+)g\d+"}
+    assert set(read(config(path, perturbations=["JAK2"], **keys)).obs["condition"]) == {"control", "JAK2"}
+    assert len(read(config(path, perturbations=["JAK2g2"], **keys))) == 45, "a guide is read as its target here too"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["A", "stat2"], r"data.perturbations: no cell is labelled 'stat2' \(did you mean 'STAT1'\?\)"),
+        (["A", "NT"], r"data.perturbations: 'NT' is a label of the control .* control and perturbed cells must not ov"),
+        (["NT2"], r"data.perturbations: 'NT2' is a label of the control"),
+        (["A+NT", "A"], r"data.perturbations: 'A' stands there twice"),
+        (["B+A", "A+B"], r"data.perturbations: 'A\+B' stands there twice"),
+        ([], r"data.perturbations is empty: name perturbations, or leave null"),
+        (["E"], r"no cell is labelled 'E'"),
+    ],
+)
+def test_perturbations_that_cannot_be_chosen(make_h5ad, names, words):
+    counts, obs = sixty(["NT", "NT2", "A", "A+B", "STAT1"])
+    obs["ok"] = True
+    obs.loc[obs.index[:3], ["perturbation", "ok"]] = "E", False
+    path = make_h5ad(counts, obs)
+    with pytest.raises(UserError, match=words):
+        read(config(path, perturbations=names, control=["NT", "NT2"], filter="ok"))
+
+
+def test_perturbations_without_a_column_of_them(make_h5ad):
+    with pytest.raises(UserError, match=r"data.perturbations needs data.perturbation_key, which is null"):
+        read(config(make_h5ad(), perturbation_key=None, perturbations=["A"]))

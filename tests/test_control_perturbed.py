@@ -64,7 +64,8 @@ def test_a_batch_is_what_the_file_says(path):
         assert np.allclose(batch.x.numpy(), np.log1p(counts / library * 1e4), rtol=1e-6, atol=0)
         assert np.array_equal(batch.library.numpy(), library)
         assert np.array_equal(batch.index.numpy(), rows)
-        assert batch.control is None
+        experiment = cells.obs["batch"].to_numpy(str)[:, None] == np.array(["b1", "b2", "b3"])
+        assert np.array_equal(batch.batch.numpy(), experiment)
         line = cells.obs["line"].to_numpy(str)[:, None] == np.array(["K562", "THP1"])
         assert np.array_equal(batch.covariates.numpy(), line)
         for label, hot in zip(cells.obs["perturbation"], batch.condition.numpy(), strict=True):
@@ -118,7 +119,7 @@ def test_level_and_spread_of_the_training_cells(path):
     assert np.allclose(data.spec.gene_sd, np.log1p(counts / library[:, None] * 1e4).std(0), rtol=1e-4)
 
 
-# ---- order, processes, pairing
+# ---- order of the file
 
 
 def test_the_order_of_the_file_plays_no_part(path, tmp_path):
@@ -130,44 +131,13 @@ def test_the_order_of_the_file_plays_no_part(path, tmp_path):
     assert one.cells.fingerprint != other.cells.fingerprint
     assert one.spec == other.spec
     for step in (0, 1, 30):
-        a, b = (data.batch(data.step_rows(step), step) for data in (one, other))
+        a, b = (data.batch(data.step_rows(step)) for data in (one, other))
         assert names(one, a.index) == names(other, b.index)
         for field in a._fields:
             assert torch.equal(getattr(a, field), getattr(b, field))
     for name, value in one.reference.record().items():
         again = other.reference.record()[name]
         assert torch.equal(value, again) if torch.is_tensor(value) else value == again
-
-
-def test_matched_controls_are_training_controls_of_the_same_batch(path):
-    data = module(path, paired=True)
-    obs = data.cells.obs
-    training_controls = set(data.control_rows("all"))
-    for step in range(5):
-        rows = data.step_rows(step)
-        matched = data.matched_controls(rows, step)
-        assert set(matched) <= training_controls
-        same = obs["batch"].to_numpy()[matched] == obs["batch"].to_numpy()[rows]
-        assert (same | (obs["batch"].to_numpy()[rows] == "b3")).all()  # b3 has no control: any will do
-        batch = data.batch(rows, step)
-        assert np.array_equal(batch.control.numpy(), data.expression[matched].toarray())
-        for world in (2, 4):
-            for rank in range(world):
-                mine = data.step_rows(step, rank, world)
-                assert np.array_equal(data.matched_controls(mine, step), matched[rank::world])
-    rows = data.step_rows(0)
-    assert (data.matched_controls(rows, 0) != data.matched_controls(rows, 1)).any()
-
-
-def test_every_control_of_a_batch_is_drawn_alike(path):
-    data = module(path)
-    row = np.flatnonzero(data.cells.obs["batch"].to_numpy() == "b1")[:1]
-    drawn = np.array([data.matched_controls(row, step)[0] for step in range(3000)])
-    pool, count = np.unique(drawn, return_counts=True)
-    controls = data.control_rows("all")
-    assert set(pool) == set(controls[data.cells.obs["batch"].to_numpy()[controls] == "b1"])
-    expected = 3000 / len(pool)
-    assert ((count - expected) ** 2 / expected).sum() < len(pool) + 5 * np.sqrt(2 * len(pool))
 
 
 # ---- leakage
@@ -246,17 +216,32 @@ def test_a_file_with_other_genes_or_another_scale_is_refused(path, tmp_path):
         elsewhere(data.spec, logs, scale="log1p")
 
 
-def test_a_category_that_training_has_not_seen_is_all_zero(path, tmp_path):
+def test_a_category_that_the_model_has_not_seen_is_refused(path, tmp_path):
     data = module(path, covariate_keys=["line"])
     file = ad.read_h5ad(path)
-    file.obs["line"] = np.where(np.arange(file.n_obs) % 2, "K562", "RPE1")
+    file.obs["line"] = np.where(np.arange(file.n_obs) % 2, "K562", "THP2")
     file.write_h5ad(tmp_path / "other.h5ad")
-    other = elsewhere(data.spec, tmp_path / "other.h5ad", covariate_keys=["line"], library_key="total_counts")
-    line = other.cells.obs["line"].to_numpy(str)
-    found = other.batch(np.arange(len(line))).covariates.numpy()
-    assert np.array_equal(found, (line == "K562")[:, None] * np.array([1.0, 0.0]))
+    words = r"other.h5ad: line='THP2' .*in no training cell of the model \(did you mean 'THP1'\?\); known: K562, THP1"
+    with pytest.raises(UserError, match=words):
+        elsewhere(data.spec, tmp_path / "other.h5ad", covariate_keys=["line"], library_key="total_counts")
     with pytest.raises(UserError, match=r"other.h5ad: the model was trained with the covariate 'line', which was not"):
         elsewhere(data.spec, tmp_path / "other.h5ad", library_key="total_counts")
+
+
+def test_a_category_that_the_split_leaves_to_the_test_is_all_zero(path, tmp_path):
+    """The controls of a held-out line may all be kept for the truth: its cells are then cells of no known line."""
+    file = ad.read_h5ad(path)
+    table = pd.DataFrame({"cell": file.obs_names, "part": np.where(file.obs["line"] == "THP1", "test", "train")})
+    control = (file.obs["perturbation"] == "control").to_numpy() & (table["part"] == "test").to_numpy()
+    table.loc[control, "part"] = "truth"
+    table.to_csv(tmp_path / "split.csv", index=False)
+    file.obs["state"] = np.where(file.obs["line"] == "THP1", "x", np.where(np.arange(file.n_obs) % 2, "y", "z"))
+    file.write_h5ad(path)
+    rule = partial(from_file, path=str(tmp_path / "split.csv"), validation=0.0)
+    data = module(path, split=rule, covariate_keys=["state"], genes=GeneSelection(top=None))
+    assert data.spec.covariates == {"state": ("y", "z")}
+    assert not data.batch(data.rows["test"]).covariates.any()
+    assert (data.batch(data.rows["train"]).covariates.sum(1) == 1).all()
 
 
 # ---- what is asked of a model

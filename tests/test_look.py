@@ -262,6 +262,16 @@ def test_no_label_looks_like_a_control(make_h5ad, capsys):
     assert "data.control=LABEL" in capsys.readouterr().out
 
 
+def test_a_model_of_counts_needs_counts(make_h5ad, tmp_path, monkeypatch):
+    monkeypatch.setattr("stormcell.data.look._MODELS", tmp_path)
+    (tmp_path / "contrastive.yaml").touch()
+    counts, obs = some_counts(90, 8), some_obs(90)
+    assert said(look(str(make_h5ad(counts, obs))), "models").startswith("contrastive can run: it needs counts of")
+    answer = look(str(make_h5ad(np.log1p(counts) * 0.7, obs)))
+    assert said(answer, "models").startswith("contrastive cannot run: it needs counts of control and perturbed cells")
+    assert answer.keys == {}
+
+
 def test_no_perturbation_column(make_h5ad, tmp_path, monkeypatch):
     obs = some_obs(90).assign(perturbation="control", leiden=[str(i % 4) for i in range(90)], dpt_pseudotime=0.5)
     obs["dpt_pseudotime"] *= np.arange(90)

@@ -14,8 +14,13 @@ def module(n_train=100, n_validation=0, batch_size=12, seed=3):
     """A data module that stands after its set-up, with rows and without cells."""
     data = ControlPerturbedDataModule(DataConfig(name="rows"), split=None, seed=seed, batch_size=batch_size)
     data.rows = {"train": np.arange(n_train) * 3 + 7, "validation": np.arange(n_validation) * 2 + 1}
-    data.batch = lambda rows, step=0: (step, rows.tolist())
+    data.batch = lambda rows: rows.tolist()
     return data
+
+
+def numbered(data):
+    """The training batches beside the number of their step."""
+    return lambda step, *who: (step, data.train_batch(step, *who))
 
 
 def trainer(done=0, rank=0, world=1):
@@ -68,15 +73,13 @@ def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
 def test_going_on_from_any_step_gives_the_same_stream(n_train, batch_size):
     data = module(n_train, batch_size=batch_size)
     lap = data.steps_per_epoch
-    assert lap == len(Steps(trainer(), data.steps_per_epoch, data.train_batch)) == -(-n_train // batch_size)
+    assert lap == len(Steps(trainer(), data.steps_per_epoch, numbered(data))) == -(-n_train // batch_size)
     whole = [
-        batch
-        for epoch in range(3)
-        for batch in Steps(trainer(done=epoch * lap), data.steps_per_epoch, data.train_batch)
+        batch for epoch in range(3) for batch in Steps(trainer(done=epoch * lap), data.steps_per_epoch, numbered(data))
     ]
     assert [step for step, _ in whole] == list(range(3 * lap))
     for done in range(2 * lap):
-        rest = list(Steps(trainer(done=done), data.steps_per_epoch, data.train_batch))
+        rest = list(Steps(trainer(done=done), data.steps_per_epoch, numbered(data)))
         assert rest == whole[done : (done // lap + 1) * lap]
         assert rest
 
@@ -90,8 +93,8 @@ def test_validation_counts_every_cell_once(n, batch_size, world):
         chunks = data.chunks("validation", rank, world)
         batches = list(chunks)
         assert len(batches) == len(chunks)
-        assert all(1 <= len(rows) <= batch_size for _, rows in batches)
-        seen += [row for _, rows in batches for row in rows]
+        assert all(1 <= len(rows) <= batch_size for rows in batches)
+        seen += [row for rows in batches for row in rows]
     assert sorted(seen) == data.rows["validation"].tolist()
     if n % batch_size == 1 and world == 1:
-        assert len(batches[-1][1]) == 1
+        assert len(batches[-1]) == 1

@@ -53,12 +53,16 @@ class DataConfig:
     perturbation_key: Any = "perturbation"
     control: Any = "control"  # label of the control cells, or a list of labels; the first names them all
     separator: Any = "+"
+    perturbations: list[str] | None = None  # these and control only; null: all
     label_pattern: str | None = None  # regular expression whose first group is the target: guide labels, '(.+)g\\d+'
     batch_key: Any = None
     cell_type_key: Any = None
     cluster_key: Any = None
     pseudotime_key: Any = None
+    phase_key: Any = None  # of the cell cycle; null: data.cell_cycle may score it
+    cell_cycle: Any = "auto"  # true · false · auto: phases scored where a paired view asks and the genes are there
     covariate_keys: list[str] = field(default_factory=list)
+    continuous_covariate_keys: list[str] = field(default_factory=list)  # numbers; z-scored on the training cells
     library_key: Any = None  # counts of a cell over all genes, where the file keeps only some
     layer: str | None = None  # null: layers['counts'] where it exists, else X
     scale: str = "counts"  # counts · log1p · continuous
@@ -66,7 +70,7 @@ class DataConfig:
     filter: str | None = None  # boolean obs column: only these cells
     qc: QualityControl = field(default_factory=QualityControl)
     genes: GeneSelection = field(default_factory=GeneSelection)
-    simulate: dict[str, Any] = field(default_factory=dict)  # arguments of data/simulate.py
+    simulate: dict[str, Any] = field(default_factory=dict)  # arguments of data/simulate.py, or of _target_
 
 
 @dataclass
@@ -85,7 +89,7 @@ class Config:
     ckpt: str | None = None  # last.ckpt of a run to go on with
     objective: str = "val/score"  # validation metric that stops, picks best.ckpt and goes back to a sweeper
     objective_mode: str = "max"  # min for val/loss and val/energy_distance
-    embedding: str = "pca"  # pca · umap: the picture of the cells; the first UMAP of a process costs about 20 s
+    embedding: str | None = None  # pca · umap: the picture; null: umap for latent spaces, else pca (20 s less)
 
 
 def _unset(schema: type) -> type:
@@ -114,7 +118,7 @@ class EvaluateConfig:
     targets: Any = None
     seed: int = 1
     trust: bool = False  # instantiate a model class outside stormcell
-    embedding: str | None = None  # pca · umap; null: as in training, or pca
+    embedding: str | None = None  # pca · umap; null: as in training
 
 
 def register() -> None:

@@ -159,14 +159,22 @@ def _judge_predictions(cfg: DictConfig) -> None:
 def report(model, data, notes: list[str], embedding: str, loggers, folder: Path, ckpt, timing: dict) -> None:
     """Judge on the CPU, where numbers are the same to the last digit, and write everything down."""
     start = time.perf_counter()
-    reference, embedding = checkpoint.reference(model)
+    reference, vectors = checkpoint.reference(model)
     own = data.cells.fingerprint == model.record["data_sha256"]
-    told = [*notes, *data.cells.notes, *data.split.notes, *embedding.notes, *model.notes(data)]
-    if embedding.kind != "multi_hot" and not model.uses_targets:
-        told.append(f"targets={embedding.kind} serves the baselines; {type(model).__name__} has columns of its own")
-    with torch.no_grad():
-        judgement, kept = judge(model, data, held_out(data, reference, own, embedding), told)
+    told = [*notes, *data.cells.notes, *data.split.notes, *vectors.notes, *model.notes(data)]
+    if vectors.kind != "multi_hot" and not model.uses_targets:
+        told.append(f"targets={vectors.kind} serves the baselines; {type(model).__name__} has columns of its own")
+    if model.judged == "latents":
+        from stormcell.judge_latents import judge_latents
+        from stormcell.report.latent_folder import write_latent_judgement
+
+        write, judged = write_latent_judgement, (judge_latents(model, data, told),)
+    else:
+        with torch.no_grad():
+            write, judged = write_judgement, judge(model, data, held_out(data, reference, own, vectors), told)
+    # The first UMAP of a process costs 20 s: only a model of latent spaces is drawn by it unasked.
+    embedding = embedding or ("umap" if model.judged == "latents" else "pca")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     timing = {**timing, "test_s": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak, 1)}
     again = f"python evaluate.py ckpt={ckpt}"
-    write_judgement(judgement, kept, data, model.record["config"], folder, embedding, again, timing, loggers)
+    write(*judged, data, model.record["config"], folder, embedding, again, timing, loggers)

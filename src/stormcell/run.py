@@ -80,7 +80,8 @@ def _check(plain: dict[str, Any]) -> None:
             raise UserError(f"{key}: no such config key{nearest(key, known)}; python train.py --cfg job lists them")
     if not 0 <= plain["seed"] < 2**32:
         raise UserError(f"seed={plain['seed']}: a whole number from 0 to {2**32 - 1} expected")
-    check_word("embedding", plain["embedding"], EMBEDDINGS)
+    if plain["embedding"] is not None:
+        check_word("embedding", plain["embedding"], EMBEDDINGS)
     check_word("objective_mode", plain["objective_mode"], ("max", "min"))
     check_calls(plain["trainer"], "trainer")  # first, because other keys repeat its values
     check_calls({key: value for key, value in plain.items() if key != "data"})

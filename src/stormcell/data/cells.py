@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Sequence
+import pkgutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,9 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError, nearest
+from stormcell.data.columns import check_continuous, copy_columns, library_sizes, pick
 from stormcell.data.h5ad import Table, from_memory, read_table
+from stormcell.data.labels import chosen, control_labels
 from stormcell.data.recover import recover_counts
 
 if TYPE_CHECKING:
@@ -65,16 +66,18 @@ def read(config: DataConfig, adata: AnnData | None = None) -> Cells:
     )  # fmt: skip
     if config.recover_counts:
         _recover(cells)
-    _copy_columns(cells, table, config)
-    _library(cells, table, config)
+    copy_columns(cells, table, config)
+    library_sizes(cells, table, config)
     keep = _filter(table, config)
     keep &= _labelled(cells, keep, table, config)
+    keep &= _chosen(cells, keep, config)
     keep &= _quality(cells, keep, config)
     if not keep.all():
         cells = cells.take(keep)
     if len(cells) == 0:
         raise UserError(f"{table.origin}: no cell is left after data.filter and data.qc")
     _check_conditions(cells, table, config)
+    check_continuous(cells, config)
     return cells
 
 
@@ -86,9 +89,7 @@ def _source(config: DataConfig) -> Table:
     if config.path is not None:
         return read_table(locate(config.path), config)
     if config.source == "synthetic":
-        from stormcell.data.simulate import simulate
-
-        made = simulate(**config.simulate)
+        made = _simulated(config.simulate)
         digest = hashlib.sha256(made.counts.data.tobytes() + made.counts.indices.tobytes()).hexdigest()
         matrix = csr_matrix(made.counts, dtype=np.float32)
         return Table(matrix, made.obs, made.genes, "synthetic cells", digest, {**made.truth, "genes": made.genes})
@@ -101,6 +102,17 @@ def _source(config: DataConfig) -> Table:
 
         return from_scanpy(config)
     raise UserError("data.path is missing: data.path=FILE.h5ad says which cells to read")
+
+
+SIMULATORS = ("stormcell.data.simulate.simulate", "stormcell.data.programmes.simulate_programmes")
+
+
+def _simulated(arguments: dict[str, Any]) -> Any:
+    """What a simulator of ours makes; a name elsewhere could be any code, which a checkpoint's record must not run."""
+    name = arguments.get("_target_", SIMULATORS[0])
+    if name not in SIMULATORS:
+        raise UserError(f"data.simulate._target_={name}{nearest(name, SIMULATORS)}: it is {' or '.join(SIMULATORS)}")
+    return pkgutil.resolve_name(name)(**{key: value for key, value in arguments.items() if key != "_target_"})
 
 
 def locate(path: str, key: str = "data.path", like: str = "*.h5ad") -> Path:
@@ -171,145 +183,7 @@ def _recover(cells: Cells) -> None:
     cells.notes.append("integer counts and library sizes recovered exactly from log1p values")
 
 
-# ---- obs
-
-
-def _pick(key: Any, columns: Sequence[str], config_key: str, origin: str) -> str | None:
-    """The obs column that a config key names: of a list the first that exists."""
-    if key is None:
-        return None
-    options = list(key) if isinstance(key, list | tuple) else [str(key)]
-    for option in options:
-        if option is None or option in columns:
-            return option
-    raise UserError(
-        f"{origin}: no obs column {options[0]!r} ({config_key}){nearest(options[0], columns)}; "
-        f"columns: {', '.join(columns) or 'none'}"
-    )
-
-
-def _copy_columns(cells: Cells, table: Table, config: DataConfig) -> None:
-    columns = [str(column) for column in table.obs.columns]
-    for name in _NAMED:
-        key = _pick(getattr(config, f"{name}_key"), columns, f"data.{name}_key", table.origin)
-        if key is not None:
-            column = table.obs[key]
-            cells.obs[name] = _numbers(column, table.origin) if name == "pseudotime" else column.astype(str).to_numpy()
-    for covariate in config.covariate_keys:
-        key = _pick(covariate, columns, "data.covariate_keys", table.origin)
-        taken = key in _OURS
-        if key in _NAMED:  # obs[key] was made of a column that may be another
-            taken = _pick(getattr(config, f"{key}_key"), columns, "", table.origin) not in (None, key)
-        if taken:
-            raise UserError(
-                f"{table.origin}: data.covariate_keys: {key!r} is the name of a column that is made here; rename it in "
-                "the file"
-            )
-        cells.obs[key] = table.obs[key].astype(str).to_numpy()
-    key = _pick(config.perturbation_key, columns, "data.perturbation_key", table.origin)
-    if key is not None:
-        labels = table.obs[key]
-        cells.obs["condition"] = canonical(labels.astype(object).where(labels.notna(), None), config)
-        cells.obs["is_control"] = (cells.obs["condition"] == cells.control).to_numpy()
-        if cells.obs["condition"].astype(str).str.contains(_PLUS).any():
-            cells.notes.append(f"a + within the name of a target is written {_PLUS}, because + joins targets")
-
-
-_PLUS = "⁺"  # of CD4+, where the labels are joined by another sign
-_OURS = ("condition", "is_control", "library")
-_NAMED = ("batch", "cell_type", "cluster", "pseudotime")  # read from the column that data.<name>_key says
-
-
-def _numbers(column: pd.Series, origin: str) -> np.ndarray:
-    values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(float)
-    wrong = column[np.isnan(values) & column.notna().to_numpy()]
-    if len(wrong):
-        raise UserError(
-            f"{origin}: obs column {column.name!r} (data.pseudotime_key) holds {wrong.iloc[0]!r}, not numbers"
-        )
-    return values
-
-
-def control_labels(config: DataConfig) -> list[str]:
-    """data.control as a list; the first label names all control cells."""
-    labels = config.control if isinstance(config.control, list | tuple) else [config.control]
-    if not labels or any(label is None for label in labels):
-        raise UserError("data.control is empty: give the label of the control cells, or a list of labels")
-    return [str(label) for label in labels]
-
-
-def canonical(labels: pd.Series, config: DataConfig) -> np.ndarray:
-    """Labels → targets sorted and joined by "+", without parts that say control (A+ctrl is A); empty ones → None."""
-    separators = config.separator if isinstance(config.separator, list | tuple) else [config.separator]
-    if not separators or not all(isinstance(sign, str) and sign for sign in separators):
-        raise UserError(
-            f"data.separator={config.separator!r}: a sign such as + is needed, or a list of them; where no label joins "
-            "targets, one that occurs in none, such as @@"
-        )
-    controls = control_labels(config)
-    codes, names = pd.factorize(labels)
-    separator = next((s for s in separators if any(s in str(n) for n in names if n not in controls)), separators[0])
-    pattern = _pattern(config.label_pattern)
-
-    def target(part: str) -> str:
-        found = pattern.fullmatch(part) if pattern else None
-        return found[1] or part if found else part
-
-    def one(label: str) -> str | None:
-        if label in controls:
-            return controls[0]
-        targets = {target(part.strip()).replace("+", _PLUS) for part in str(label).split(separator)} - {""}
-        return "+".join(sorted(targets - set(controls))) or (controls[0] if targets else None)
-
-    return np.array([*(one(name) for name in names), None], dtype=object)[codes]
-
-
-def _pattern(text: str | None) -> re.Pattern | None:
-    if text is None:
-        return None
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UserError(f"data.label_pattern={text!r}: not a regular expression ({error})") from error
-    if pattern.groups == 0:
-        raise UserError(f"data.label_pattern={text!r}: no group in round brackets, which is to hold the target")
-    return pattern
-
-
-def _library(cells: Cells, table: Table, config: DataConfig) -> None:
-    """Counts of a cell over all its genes: from obs where the file keeps only some genes."""
-    columns = [str(column) for column in table.obs.columns]
-    key = _pick(config.library_key, columns, "data.library_key", table.origin)
-    if cells.scale != "counts":
-        cells.obs["library"] = np.nan
-        return
-    inside = np.asarray(cells.X.sum(1)).ravel()
-    if key is not None:
-        cells.obs["library"] = pd.to_numeric(table.obs[key], errors="coerce").to_numpy(float)
-    elif "library" not in cells.obs:
-        cells.obs["library"] = inside.astype(float)
-        cells.notes += _fuller_totals(table.obs, inside)
-    wrong = ~(cells.obs["library"].to_numpy() >= inside)
-    if wrong.any():
-        raise UserError(
-            f"{table.origin}: {int(wrong.sum())} cells have a library size ({key}, data.library_key) that is missing "
-            "or smaller than the counts in the file; it must count every gene of the cell"
-        )
-
-
-def _fuller_totals(obs: pd.DataFrame, inside: np.ndarray) -> list[str]:
-    """A sentence where obs has larger totals than the file's genes sum to: the file then lacks genes of its cells."""
-    for column in obs.columns:
-        values = pd.to_numeric(obs[column], errors="coerce").to_numpy(float) if _TOTAL.match(str(column)) else None
-        if values is not None and (values >= inside).all() and np.median(values) > 1.05 * np.median(inside):
-            return [
-                f"library sizes are the sums over the genes of the file, {np.median(inside):,.0f} counts per cell; obs "
-                f"column {column!r} has {np.median(values):,.0f}: data.library_key={column} if it counts every gene"
-            ]
-    return []
-
-
-_TOTAL = re.compile(r"(total|n)[_.]?(counts?|umis?)", re.IGNORECASE)
+# ---- which cells
 
 
 def _filter(table: Table, config: DataConfig) -> np.ndarray:
@@ -317,7 +191,7 @@ def _filter(table: Table, config: DataConfig) -> np.ndarray:
     if config.filter is None:
         return np.ones(len(table.obs), bool)
     key, _, value = (part.strip() for part in config.filter.replace("==", "=").partition("="))
-    column = table.obs[_pick(key, [str(c) for c in table.obs.columns], "data.filter", table.origin)]
+    column = table.obs[pick(key, [str(c) for c in table.obs.columns], "data.filter", table.origin)]
     if value:
         keep = (column.astype(str) == value).to_numpy()
         if not keep.any():
@@ -333,11 +207,28 @@ def _labelled(cells: Cells, keep: np.ndarray, table: Table, config: DataConfig) 
         return np.ones(len(cells), bool)
     known = cells.obs["condition"].notna().to_numpy()
     if keep.any() and not (keep & known).any():
-        key = _pick(config.perturbation_key, list(map(str, table.obs.columns)), "", table.origin)
+        key = pick(config.perturbation_key, list(map(str, table.obs.columns)), "", table.origin)
         raise UserError(f"{table.origin}: no cell has a label in obs column {key!r} (data.perturbation_key)")
     if dropped := int((keep & ~known).sum()):
         cells.notes.append(f"{dropped} cells without a perturbation label dropped")
     return known
+
+
+def _chosen(cells: Cells, keep: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Controls and the cells of data.perturbations."""
+    if config.perturbations is None:
+        return np.ones(len(cells), bool)
+    if "condition" not in cells.obs:
+        raise UserError(f"{cells.origin}: data.perturbations needs data.perturbation_key, which is null")
+    condition = cells.obs["condition"].where(keep)
+    present = sorted(set(condition.dropna()) - {cells.control})
+    names = chosen(config, present, cells.origin)
+    wanted = condition.isin([cells.control, *names]).to_numpy()
+    cells.notes.append(
+        f"{len(names)} of {len(present)} perturbations kept, {int((keep & ~wanted).sum())} cells of the others dropped "
+        "(data.perturbations)"
+    )
+    return wanted
 
 
 def _quality(cells: Cells, keep: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -375,7 +266,7 @@ def _check_conditions(cells: Cells, table: Table, config: DataConfig) -> None:
     labels = cells.obs["condition"]
     if not cells.obs["is_control"].any():
         present = labels.value_counts().index[:10]
-        key = _pick(config.perturbation_key, list(map(str, table.obs.columns)), "", table.origin)
+        key = pick(config.perturbation_key, list(map(str, table.obs.columns)), "", table.origin)
         raise UserError(
             f"{table.origin}: no cell is labelled {cells.control!r} (data.control) in obs column "
             f"{key!r}{nearest(cells.control, labels.unique())}; labels: {', '.join(present)}"

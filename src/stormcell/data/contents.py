@@ -15,8 +15,9 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError
-from stormcell.data.cells import LARGEST_LOG1P, canonical
+from stormcell.data.cells import LARGEST_LOG1P
 from stormcell.data.h5ad import _PLACE, _first_line, _layers
+from stormcell.data.labels import canonical
 from stormcell.data.recover import recover_counts
 
 # Names of obs columns by what they hold, the likeliest first; every name is compared without case.

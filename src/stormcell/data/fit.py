@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -89,19 +90,48 @@ def fit_spec(cells: Cells, train: np.ndarray, config: DataConfig) -> Spec:
         targets=tuple(sorted({target for condition in conditions for target in condition.split("+")})),
         conditions=tuple(conditions),
         scale=cells.scale,
-        covariates={key: _categories(obs[key], cells.origin) for key in covariate_columns(config, cells)},
+        covariates=_covariates(obs, config, cells.origin),
         gene_mean=tuple(float(value) for value in mean),
         gene_sd=tuple(float(value) for value in np.sqrt(np.maximum(square - centre**2, 0))),
         control=cells.control,
+        batches=_batches(obs),
+        continuous=_continuous(obs, config, cells.origin),
     )
 
 
-def covariate_columns(config: DataConfig, cells: Cells) -> list[str]:
-    """data.covariate_keys, and the cell type where the data has one with several values."""
-    named = [str(key) for key in config.covariate_keys]
-    if "cell_type" in cells.obs and cells.obs["cell_type"].nunique() > 1:
-        named.append("cell_type")
-    return list(dict.fromkeys(named))
+def _covariates(obs: pd.DataFrame, config: DataConfig, origin: str) -> dict[str, tuple[str, ...]]:
+    """Categories of data.covariate_keys, and of the cell type where the training cells have several."""
+    found = {str(key): _categories(obs[str(key)], origin) for key in config.covariate_keys}
+    for key, values in found.items():
+        if len(values) == 1:
+            raise UserError(_constant(origin, "data.covariate_keys", key, values[0]))
+    if "cell_type" in obs and obs["cell_type"].nunique() > 1:
+        found.setdefault("cell_type", _categories(obs["cell_type"], origin))
+    return found
+
+
+def _continuous(obs: pd.DataFrame, config: DataConfig, origin: str) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of data.continuous_covariate_keys."""
+    found = {}
+    for key in map(str, config.continuous_covariate_keys):
+        values = obs[key].to_numpy(float)
+        if np.ptp(values) == 0:
+            raise UserError(_constant(origin, "data.continuous_covariate_keys", key, f"{values[0]:g}"))
+        found[key] = (float(values.mean()), float(values.std()))
+    return found
+
+
+def _constant(origin: str, config_key: str, column: str, value: str) -> str:
+    return (
+        f"{origin}: covariate {column!r} ({config_key}) is {value} in every training cell, so a model can learn "
+        "nothing of it; leave it out"
+    )
+
+
+def _batches(obs: pd.DataFrame) -> tuple[str, ...]:
+    """Sorted batches of the training cells; one is as good as none."""
+    found = tuple(sorted(pd.unique(obs["batch"]))) if "batch" in obs else ()
+    return found if len(found) > 1 else ()
 
 
 def _categories(column: pd.Series, origin: str) -> tuple[str, ...]:
@@ -109,9 +139,28 @@ def _categories(column: pd.Series, origin: str) -> tuple[str, ...]:
     if len(found) > 200:
         raise UserError(
             f"{origin}: covariate {column.name!r} has {len(found)} different values, too many for a category "
-            "(data.covariate_keys); bin it first"
+            "(data.covariate_keys); bin it first, or name it in data.continuous_covariate_keys if it is a number"
         )
     return found
+
+
+def refuse_unread(cells: Cells, column: str, config_key: str) -> None:
+    """UserError where an obs column that a model was trained with is missing."""
+    if column not in cells.obs:
+        raise UserError(
+            f"{cells.origin}: the model was trained with the covariate {column!r}, which was not read; name it with "
+            f"{config_key}"
+        )
+
+
+def refuse_unseen(cells: Cells, column: str, known: Sequence[str], config_key: str) -> None:
+    """UserError where such a column is missing, or has a value that no training cell of the model had."""
+    refuse_unread(cells, column, config_key)
+    if unseen := sorted(set(cells.obs[column]) - set(known)):
+        raise UserError(
+            f"{cells.origin}: {column}={unseen[0]!r} ({config_key}) is in no training cell of the model"
+            f"{nearest(unseen[0], known)}; known: {', '.join(known[:10])}{', …' if len(known) > 10 else ''}"
+        )
 
 
 def align_genes(cells: Cells, spec: Spec) -> Cells:

@@ -39,7 +39,14 @@ _KEYS = {
     "unlogged": _SCALED,
 }
 _BOTH, _CLUSTERS, _CELLS = "control and perturbed cells", "an obs column of clusters", "cells of any kind"
-_NEEDS = {"cvae": _BOTH, "contrastive": _BOTH, "lgem": _BOTH, "transition": _CLUSTERS, "bilinear": _CELLS}  # by model
+_COUNTED = "counts of control and perturbed cells"
+_NEEDS = {
+    "cvae": _BOTH,
+    "contrastive": _COUNTED,
+    "lgem": _BOTH,
+    "transition": _CLUSTERS,
+    "bilinear": _CELLS,
+}  # by model
 _MODELS = Path(__file__).parents[3] / "conf" / "model"
 _ENSEMBL = r"ENS[A-Z]*G\d{11}"
 _KEYWORDS = ("null", "true", "false", "nan", "inf")  # of Hydra
@@ -159,7 +166,9 @@ def _columns(found: Contents, answer: Answer) -> None:
 def _training(found: Contents, answer: Answer) -> None:
     """The models of conf that can run, and the split; no keys where nothing can."""
     asked = found.conditions
+    counted = found.layer is not None and found.layer.kind in ("counts", "exact")
     has = {_CELLS: True, _BOTH: asked is not None, _CLUSTERS: bool(columns(found, "cluster"))}
+    has[_COUNTED] = has[_BOTH] and counted
     installed = [model for model in _NEEDS if (_MODELS / f"{model}.yaml").is_file()]
     can = [model for model in installed if has[_NEEDS[model]] and found.layer is not None]
     for model in installed:

@@ -15,8 +15,9 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stormcell.config import DataConfig, UserError, nearest
-from stormcell.data.cells import canonical, control_labels, locate
+from stormcell.data.cells import locate
 from stormcell.data.h5ad import read_table
+from stormcell.data.labels import canonical, control_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -17,9 +17,10 @@ from scipy.sparse import csr_matrix
 
 from stormcell.analysis.embedding import TargetEmbedding
 from stormcell.config import DataConfig, UserError
+from stormcell.data.cell_cycle import score_cell_cycle
 from stormcell.data.cells import Cells, read
 from stormcell.data.csr import row_normalise_log1p
-from stormcell.data.fit import align_genes, fit_spec, select_genes
+from stormcell.data.fit import align_genes, fit_spec, refuse_unread, refuse_unseen, select_genes
 from stormcell.data.reference import Reference, fit_reference
 from stormcell.data.spec import TARGET_SUM, Spec
 from stormcell.data.split import PARTS, Split, judged_only
@@ -50,7 +51,7 @@ class Screen(pl.LightningDataModule):
 
     def use(self, cells: Cells) -> None:
         """Split cells that were read, select genes and fit the Spec."""
-        cells = _by_name(cells)
+        cells = self._scored(cells)
         self.split = self.split_rule(cells, self.seed)
         train = self.split.mask("train")
         genes = select_genes(cells, train, self.config)
@@ -62,14 +63,23 @@ class Screen(pl.LightningDataModule):
 
         Genes are taken by name, in the order of the spec. Raises UserError when one is missing.
         """
-        cells = align_genes(_by_name(read(self.config)), spec)
-        if missing := [key for key in spec.covariates if key not in cells.obs]:
-            raise UserError(
-                f"{cells.origin}: the model was trained with the covariate {missing[0]!r}, which was not read; "
-                "name it with data.cell_type_key or data.covariate_keys"
-            )
+        cells = align_genes(self._scored(read(self.config)), spec)
+        for key, categories in spec.covariates.items():
+            refuse_unseen(cells, key, categories, "data.cell_type_key or data.covariate_keys")
+        for key in spec.continuous:
+            refuse_unread(cells, key, "data.continuous_covariate_keys")
         self.split = judged_only(cells, self.seed, spec.conditions, controls_for_truth)
         self._use(cells, spec)
+
+    @property
+    def asks_phase(self) -> bool:
+        """Whether data.cell_cycle=auto scores the cells; a view whose models are judged by phase says yes."""
+        return False
+
+    def _scored(self, cells: Cells) -> Cells:
+        """Sorted by cell name, so that the order of the file plays no part in anything, and with a phase, if asked."""
+        cells = cells.take(np.argsort(cells.obs.index.to_numpy(str), kind="stable"))
+        return score_cell_cycle(cells, self.config.cell_cycle, self.asks_phase)
 
     def _use(self, cells: Cells, spec: Spec) -> None:
         self.cells, self.spec = cells, spec
@@ -112,8 +122,3 @@ class Screen(pl.LightningDataModule):
         obs, rows = self.cells.obs, self.rows["test"]
         mine = (self.condition[rows] == condition) & (self.context[rows] == context)
         return obs[column].to_numpy(str)[rows[mine]]
-
-
-def _by_name(cells: Cells) -> Cells:
-    """Sorted by cell name, so that the order of the file plays no part in anything."""
-    return cells.take(np.argsort(cells.obs.index.to_numpy(str), kind="stable"))

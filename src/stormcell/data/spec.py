@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Spec:
     gene_mean: tuple[float, ...]  # counts: log of the pooled rate counts / library; else the mean expression
     gene_sd: tuple[float, ...]  # of the expression that a network reads
     control: str = "control"
+    batches: tuple[str, ...] = ()  # of the training cells; none where there is only one
+    continuous: dict[str, tuple[float, float]] = field(default_factory=dict)  # mean, sd over the training cells
 
     @property
     def n_genes(self) -> int:
@@ -36,8 +38,13 @@ class Spec:
 
     @property
     def n_covariates(self) -> int:
-        """Columns of the covariate one-hots together."""
-        return sum(len(categories) for categories in self.covariates.values())
+        """Columns of the covariates together: the one-hots, then one for each continuous covariate."""
+        return sum(len(categories) for categories in self.covariates.values()) + len(self.continuous)
+
+    @property
+    def n_batches(self) -> int:
+        """Columns of the one-hot of the batch: none where training has seen one batch."""
+        return len(self.batches)
 
     @property
     def has_counts(self) -> bool:
@@ -59,11 +66,15 @@ class Spec:
     def record(self) -> dict:
         """Dicts, lists and plain values only (a checkpoint loads with weights_only=True)."""
         plain = asdict(self)
-        plain["covariates"] = {key: list(values) for key, values in self.covariates.items()}
+        for name in _TABLES:
+            plain[name] = {key: list(values) for key, values in plain[name].items()}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
     @classmethod
     def from_record(cls, record: dict) -> Spec:
-        covariates = {key: tuple(values) for key, values in record["covariates"].items()}
         lists = {key: tuple(value) for key, value in record.items() if isinstance(value, list)}
-        return cls(**{**record, **lists, "covariates": covariates})
+        tables = {name: {key: tuple(v) for key, v in record[name].items()} for name in _TABLES if name in record}
+        return cls(**{**record, **lists, **tables})
+
+
+_TABLES = ("covariates", "continuous")

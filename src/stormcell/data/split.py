@@ -240,7 +240,8 @@ def _divide_condition(part, rows, label, seed, rest: Rest, cells, groups, notes,
         part[rows] = "unused"
         return
     rows = shuffled(rows, seed, label, "")
-    n_test = 0 if whole else round(rest.test_cells * len(rows))
+    # A perturbation of a single cell can be learnt from, not judged.
+    n_test = 0 if whole or len(rows) == 1 else round(rest.test_cells * len(rows))
     part[rows[:n_test]] = "test"
     # Two at the least, since one cell has no distribution to be compared with; one must be left to train on.
     n_validation = max(round(rest.validation * (len(rows) - n_test)), 2 if rest.validation else 0)

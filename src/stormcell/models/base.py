@@ -24,6 +24,7 @@ class Model(pl.LightningModule):
 
     closed_form = False  # fitted by `initialise`; training is then one step of length zero, which writes a checkpoint
     uses_targets = False  # the vectors of targets (conf/targets), which are for the baselines otherwise
+    judged = "profiles"  # what the closing test looks at: predicted profiles, or latents
     way_out = ""  # what to try where no held-out perturbation can be represented
     parts: tuple[str, ...] = ("loss",)
     scores: tuple[str, ...] = ()  # what validation_scores returns
@@ -94,10 +95,16 @@ class Model(pl.LightningModule):
             for name, value in self.validation_scores().items():
                 self.log(f"val/{name}", torch.as_tensor(value, dtype=torch.float64), prog_bar=name == "score")
 
+    def parameter_groups(self) -> Iterable[nn.Parameter] | list[dict[str, Any]]:
+        """What the optimizer is given; a group with a `rate` moves at that share of the learning rate."""
+        return self.parameters()
+
     def configure_optimizers(self) -> dict[str, Any]:
         if self.closed_form:
             return {"optimizer": torch.optim.SGD(self.parameters(), lr=0.0)}
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = self.make_optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("rate", 1.0)
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
         return {

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 
 from stormcell.report.judgement import Judgement
+from stormcell.report.latent_judgement import LatentJudgement
 
 
 def publish(
-    loggers: list, judgement: Judgement, figures: dict[str, Path], config: dict[str, Any], metrics: dict[str, Any]
+    loggers: list,
+    judgement: Judgement | LatentJudgement,
+    figures: dict[str, Path],
+    config: dict[str, Any],
+    metrics: dict[str, Any],
 ) -> None:
     """To each logger what it can show; history.csv has nothing to add."""
     numbers = {f"test/{name}": value for name, value in metrics.items() if value is not None}

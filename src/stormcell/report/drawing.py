@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 MODEL, SECOND, BASELINE, TRUTH = "#0072B2", "#56B4E9", "#D55E00", "#009E73"
+# Eight groups side by side: the "muted" scheme of Tol 2021, made for the same purpose.
+MANY = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499", "#44AA99", "#882255")
 INK, QUIET, FAINT = "#222222", "#5F5F5F", "#BDBDBD"
 HEADING, TITLE, TEXT, SMALL = 15, 13, 12, 10.5  # points
 

@@ -22,6 +22,7 @@ from stormcell.report.forest import forest
 from stormcell.report.generation import generation_panel
 from stormcell.report.heatmap import shift_heatmap
 from stormcell.report.judgement import Judgement
+from stormcell.report.latent_judgement import LatentJudgement
 from stormcell.report.panels import calibration, rank_histogram
 
 PACKAGES = ("stormcell", "torch", "pytorch-lightning", "hydra-core", "anndata", "scanpy", "numpy", "scipy", "pandas")
@@ -45,7 +46,6 @@ def write_judgement(
     card = data_card(data)
     tables.write(judgement, folder)
     data.split.table.to_csv(folder / "tables" / "split.csv", index=False)
-    history = folder / "history.csv"
     drawn = {
         "generation": generation_panel(judgement, embedding),
         "forest": forest(judgement),
@@ -56,18 +56,11 @@ def write_judgement(
         "calibration": calibration(judgement),
     }
     drawn = {name: figure for name, figure in drawn.items() if figure is not None}
-    logged = pd.read_csv(history) if history.is_file() else pd.DataFrame({"step": []})
-    if logged["step"].nunique() > 1:  # a closed form has no curve
+    logged = history(folder)
+    if len(logged):
         drawn["loss"] = figures.loss_curves(logged, config["objective"], config["objective_mode"])
     paths = figures.save(drawn, folder / "figures")
-    metrics = {
-        "test": flat(judgement, judgement.methods),
-        "baselines": {name: flat(judgement, (name,)) for name in judgement.baselines},
-        "data": {key: card[key] for key in ("source", "sha256", "cells", "genes", "split_sha256")},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "timing": timing,
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_metrics(judgement, card, timing, folder)
     _predictions(judgement, kept, folder / "predictions.h5ad")
     publish(loggers, judgement, paths, config, flat(judgement, judgement.methods))
     html.render(
@@ -80,12 +73,33 @@ def write_judgement(
         folder / "report.html",
         again,
     )
-    tables.print_scoreboard(judgement, Console(width=None if sys.stdout.isatty() else tables.WIDTH))
-    print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {again}", flush=True)
+    tables.print_scoreboard(judgement, screen())
+    close(folder, again)
 
 
-def flat(judgement: Judgement, methods: tuple[str, ...]) -> dict[str, float | None]:
-    """{"group/method/metric": median over perturbations}; the method is left out where there is one."""
+def history(folder: Path) -> pd.DataFrame:
+    """The values logged in training, one row per step; none for a closed form, which has no curve."""
+    path = folder / "history.csv"
+    logged = pd.read_csv(path) if path.is_file() else pd.DataFrame({"step": []})
+    return logged if logged["step"].nunique() > 1 else logged.iloc[:0]
+
+
+def write_metrics(
+    judgement: Judgement | LatentJudgement, card: dict[str, Any], timing: dict[str, float], folder: Path
+) -> None:
+    """metrics.json: the scoreboard flat, what it was made of, and what it took."""
+    metrics = {
+        "test": flat(judgement, judgement.methods),
+        "baselines": {name: flat(judgement, (name,)) for name in judgement.baselines},
+        "data": {key: card[key] for key in ("source", "sha256", "cells", "genes", "split_sha256")},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "timing": timing,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def flat(judgement: Judgement | LatentJudgement, methods: tuple[str, ...]) -> dict[str, float | None]:
+    """{"group/method/metric": value on the scoreboard}; the method is left out where there is one."""
     board, found = judgement.scoreboard, {}
     skip = {"group", "method", "n"}
     for _, row in board[board["method"].isin(methods)].iterrows():
@@ -95,6 +109,23 @@ def flat(judgement: Judgement, methods: tuple[str, ...]) -> dict[str, float | No
                 value = row[column]
                 found[f"{name}/{column}"] = None if pd.isna(value) else float(value)
     return found
+
+
+def write_cells(adata: ad.AnnData, path: Path) -> None:
+    """An h5ad that is whole or not there."""
+    part = path.with_name(path.name + ".part")
+    adata.write_h5ad(part, compression="gzip")
+    part.replace(path)
+
+
+def screen() -> Console:
+    """Where the scoreboard is printed: as wide as the terminal, or as a scoreboard with its intervals."""
+    return Console(width=None if sys.stdout.isatty() else tables.WIDTH)
+
+
+def close(folder: Path, again: str) -> None:
+    """The last lines on the screen."""
+    print(f"\nfolder    {folder}\nreport    {folder / 'report.html'}\nevaluate  {again}", flush=True)
 
 
 def data_card(data: Any) -> dict[str, Any]:
@@ -148,6 +179,4 @@ def _predictions(judgement: Judgement, kept: dict[str, list], path: Path) -> Non
     adata = ad.AnnData(
         vstack(blocks, format="csr"), obs=obs.astype("category"), var=pd.DataFrame(index=list(judgement.genes))
     )
-    part = path.with_name(path.name + ".part")
-    adata.write_h5ad(part, compression="gzip")
-    part.replace(path)
+    write_cells(adata, path)

@@ -17,6 +17,7 @@ from stormcell.evaluation.metrics import JACCARD_SIZES
 from stormcell.report import drawing
 from stormcell.report.drawing import BASELINE, FAINT, INK, MODEL, SECOND, TRUTH, dress
 from stormcell.report.judgement import Judgement, number
+from stormcell.report.plane import plane
 
 
 def generation_panel(judgement: Judgement, embedding: str = "pca", seed: int = 0) -> Figure:
@@ -106,15 +107,5 @@ def embed(
     """Three kinds of cells, n × K each, to n × 2 each; and the names of the two axes."""
     together = np.concatenate([control, true, predicted])
     ends = np.cumsum([len(control), len(true)])
-    if embedding == "umap":
-        from umap import UMAP  # the import compiles for 20 s: only for who asks
-
-        neighbours = max(2, min(15, len(together) - 1))
-        flat = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(together)
-        return np.split(flat, ends), ["UMAP 1", "UMAP 2"]
-    real = together[: ends[1]]
-    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(real.T)))
-    flat = (together - real.mean(0)) @ axes[:, ::-1][:, :2]
-    flat = np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))  # cells of one coordinate lie on a line
-    share = np.append(variance[::-1], 0)[:2] / max(variance.sum(), 1e-12)
-    return np.split(flat, ends), [f"PC {i + 1} of the real cells ({share[i]:.0%})" for i in range(2)]
+    flat, names = plane(together, embedding, seed, real=ends[1])
+    return np.split(flat, ends), names

@@ -49,16 +49,16 @@ def shift_heatmap(judgement: Judgement) -> Figure:
     figure = new_figure(*size, _finding(judgement, true, predicted), detail)
     panels = figure.subplots(len(rows), sides, squeeze=False, height_ratios=tall)
     ends = np.cumsum([len(inside) for inside in rows.values()])
-    limit = _limit(true)
+    limit = colour_end(true)
     for line, (group, inside), end in zip(panels, rows.items(), ends, strict=True):
         block = slice(end - len(inside), end)
-        image = _map(line[0], true[block], limit, group, "true shifts")
+        image = shaded(line[0], true[block], limit, group, "true shifts")
         line[0].set_yticks(range(len(inside)), [judgement.name(query) for query in inside], parse_math=False)
         for axes, shift, method in zip(line[1:], predicted, (judgement.methods[0], rivals[group]), strict=False):
-            _map(axes, shift[block], limit, *_titles(judgement, group, method, explained(true[block], shift[block])))
+            shaded(axes, shift[block], limit, *_titles(judgement, group, method, explained(true[block], shift[block])))
     for axes in panels[-1]:
-        _gene_names(axes, [judgement.genes[gene] for gene in genes])
-    _colour_bar(figure, image, panels, sum(tall))
+        name_columns(axes, [judgement.genes[gene] for gene in genes], WIDE)
+    colour_bar(figure, image, panels, sum(tall), "shift (log1p)")
     return figure
 
 
@@ -124,31 +124,31 @@ def _median(r: np.ndarray) -> str:
     return f"{'median ' if len(r) > 1 else ''}r = {number(middle(r))}"
 
 
-def _map(axes: Axes, shift: np.ndarray, limit: float, title: str, under: str) -> AxesImage:
-    """Perturbations × genes, R × C."""
+def shaded(axes: Axes, values: np.ndarray, limit: float, title: str = "", under: str = "", wide=WIDE) -> AxesImage:
+    """A matrix R × C on the scale −limit to limit, white at 0, grey where there is no value; `wide`: inches."""
     colours = colormaps["RdBu_r"].with_extremes(bad=FAINT)
-    image = axes.imshow(shift, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
-    dress(axes, textwrap.shorten(title, int(WIDE * 72 / (0.52 * TITLE)), placeholder=" …"), under=under)
+    image = axes.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="none")
+    dress(axes, textwrap.shorten(title, int(wide * 72 / (0.52 * TITLE)), placeholder=" …"), under=under)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
     axes.set(xticks=[], yticks=[])
     return image
 
 
-def _limit(true: np.ndarray) -> float:
-    """End of the colour scale: 95 % of the true values lie within; a few genes would press all others to white."""
-    finite = np.abs(true[np.isfinite(true)])
+def colour_end(values: np.ndarray) -> float:
+    """End of the colour scale: 95 % of the values lie within; a few genes would press all others to white."""
+    finite = np.abs(values[np.isfinite(values)])
     return max(float(np.quantile(finite, 0.95)), 1e-6) if len(finite) else 1.0
 
 
-def _gene_names(axes: Axes, names: list[str]) -> None:
-    """Every name, or every second, third, ... where they would overlap."""
-    step = max(1, int(np.ceil(len(names) * 1.25 * SMALL / 72 / WIDE)))
+def name_columns(axes: Axes, names: list[str], wide: float) -> None:
+    """Every name, or every second, third, ... where they would overlap in so many inches."""
+    step = max(1, int(np.ceil(len(names) * 1.25 * SMALL / 72 / wide)))
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90, parse_math=False)
 
 
-def _colour_bar(figure: Figure, image: AxesImage, panels: np.ndarray, tall: float) -> None:
+def colour_bar(figure: Figure, image: AxesImage, panels: np.ndarray, tall: float, label: str) -> None:
     bar = figure.colorbar(image, ax=panels, shrink=min(1, 2.2 / tall), aspect=14, pad=0.01, extend="both")
-    bar.set_label("shift (log1p)", fontsize=TEXT, color=INK)
+    bar.set_label(label, fontsize=TEXT, color=INK)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)

@@ -51,12 +51,9 @@ def render(
 
     `data_card` and `timing` are nested dicts of plain values. Every text is escaped. Returns the path.
     """
-    pages = Environment(
-        loader=PackageLoader("stormcell", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    pages.filters["plain"] = plain
-    page = pages.get_template("template.html").render(
+    path = Path(path)
+    page = fill(
+        "judgement.html",
         judgement=judgement,
         metrics=boards.metrics(judgement),
         roster=[(label, meaning) for label, meaning in MEANINGS.values() if label in judgement.baselines],
@@ -64,16 +61,25 @@ def render(
         panels=boards.panels(judgement),
         rescaled=boards.rescaled(judgement),
         interactions=boards.interactions(judgement),
-        figures=[_figure(name, Path(file)) for name, file in figures.items()],
+        figures=[picture(name, Path(file), CAPTIONS) for name, file in figures.items()],
         per_perturbation=boards.per_perturbation(judgement),
         data_card=data_card,
         timing=timing,
         config_yaml=config_yaml,
         commands=[line for line in (command, evaluate_command) if line],
     )
-    path = Path(path)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def fill(template: str, **values) -> str:
+    """A page of this folder, filled; every text is escaped, and a value that is missing raises."""
+    pages = Environment(
+        loader=PackageLoader("stormcell", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    pages.filters["plain"] = plain
+    return pages.get_template(template).render(values)
 
 
 def plain(value) -> str:
@@ -87,11 +93,11 @@ def plain(value) -> str:
     return "none" if value is None else str(value)
 
 
-def _figure(name: str, file: Path) -> dict:
+def picture(name: str, file: Path, captions: Mapping[str, str]) -> dict:
     """A PNG as a data address; drawn at 150 dots per inch, shown at 0.62 of its pixels or less."""
     image = file.read_bytes()
     width, height = struct.unpack(">II", image[16:24])
-    caption = next((text for start, text in CAPTIONS.items() if name.startswith(start)), name.replace("_", " "))
+    caption = next((text for start, text in captions.items() if name.startswith(start)), name.replace("_", " "))
     source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
     return {
         "name": name,

@@ -43,12 +43,16 @@ def best_in_group(judgement: Judgement, group: str, metric: str) -> pd.Series:
     competes = rows["method"].isin([*judgement.methods, *judgement.baselines])
     # A median over the few queries that a method answers is not one over them all.
     competes &= rows["n"] == rows.loc[competes, "n"].max()
-    distance = np.where(competes, distance_from_best(rows[metric], metric), np.inf)
+    return pd.Series(least(np.where(competes, distance_from_best(rows[metric], metric), np.inf)), index=rows.index)
+
+
+def least(distance: np.ndarray) -> np.ndarray:
+    """Marks the smallest of some distances and those equal to it but for rounding; none of many that are all alike."""
     with np.errstate(invalid="ignore"):
         best = np.isfinite(distance) & np.isclose(distance, distance.min(initial=np.inf), rtol=1e-4, atol=1e-6)
-    if best.sum() == np.isfinite(distance).sum() > 1:  # all are alike
+    if best.sum() == np.isfinite(distance).sum() > 1:
         best[:] = False
-    return pd.Series(best, index=rows.index)
+    return best
 
 
 def scoreboard_table(judgement: Judgement, width: int = WIDTH) -> Table:

@@ -1,0 +1,116 @@
+"""What a cell's expression says of its perturbation, in closed form: shrinkage discriminant analysis of sparse cells.
+
+log P(c | x) = x · w_c + b_c + constant,   w_c = Σ⁻¹ m_c,   b_c = −½ m_c · w_c + log prior_c
+with m_c the mean of class c and Σ = (1 − α) S + α tr(S)/G · I the pooled covariance within classes, S, shrunk by the
+share α of a grid that predicts left-out cells best (mean log loss, classes weighing as in the prior).
+
+A code says in few dimensions how a perturbation differs from control. In the coordinates in which Σ is the identity,
+class means lie at L⁻¹ (m_c − m_0), LLᵀ = Σ; codes are their principal coordinates, which keep the Mahalanobis distances
+of the perturbations: those that do the same to a cell have the same code.
+
+Shapes: N cells, G genes, P perturbations (classes 1 … P; class 0 is control), K latent dimensions.
+Source: Fisher 1936; Friedman 1989 (regularised discriminant analysis).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.sparse import csr_matrix, diags_array
+from scipy.special import log_softmax
+
+MOST = 20_000  # cells that the covariance is computed from: its error is then far below that of the class means
+SHARES = (0.03, 0.1, 0.3, 0.6, 0.9)  # α
+LEFT_OUT = 0.25  # of the cells of each class, to choose α by
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """Linear log odds of the classes, and the codes of the perturbations."""
+
+    weight: np.ndarray  # (P + 1) × G
+    bias: np.ndarray  # P + 1
+    codes: np.ndarray  # P × K
+    shrinkage: float  # α
+
+    def log_odds(self, expression: csr_matrix) -> np.ndarray:
+        """N × (P + 1), up to a constant of each cell."""
+        return np.asarray(expression @ self.weight.T) + self.bias
+
+
+def shrinkage_discriminant(
+    expression: csr_matrix, classes: np.ndarray, prior: np.ndarray, k: int, seed: int = 0
+) -> Discriminant:
+    """Expression N × G and classes N (0 … P, each with a cell) → the discriminant at a prior of P + 1 shares.
+
+    Raises ValueError where a class has no cell.
+    """
+    n_cells = np.bincount(classes, minlength=len(prior))
+    if len(n_cells) != len(prior) or n_cells.min() == 0:
+        raise ValueError(f"{len(classes)} cells in {len(n_cells)} classes, {len(prior)} shares of a prior")
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(classes))
+    if len(rows) > MOST:
+        rows = np.sort(rng.choice(rows, MOST, replace=False))
+    # Who is left out depends on the cell's rank within its class; a class of one cell trains.
+    order = rng.permutation(rows)
+    rank = np.empty(len(order))
+    for c in np.unique(classes[order]):
+        mine = classes[order] == c
+        rank[mine] = np.arange(mine.sum()) >= np.floor(LEFT_OUT * mine.sum())
+    kept, left = order[rank == 1], order[rank == 0]
+    alpha = SHARES[2]
+    if len(left):
+        trial = _Moments(expression[kept], classes[kept], prior)
+        losses = [_log_loss(trial.solve(share, k), expression[left], classes[left], prior) for share in SHARES]
+        alpha = SHARES[int(np.argmin(losses))]
+    return _Moments(expression[rows], classes[rows], prior, _means(expression, classes, len(prior))).solve(alpha, k)
+
+
+class _Moments:
+    """Class means and the pooled covariance within classes, every class counting by its share of the prior."""
+
+    def __init__(self, X: csr_matrix, classes: np.ndarray, prior: np.ndarray, means: np.ndarray | None = None) -> None:
+        self.prior = prior
+        own = _means(X, classes, len(prior))  # of a class without a cell, which a trial may have, zero
+        n_cells = np.bincount(classes, minlength=len(prior))
+        weight = (prior / np.maximum(n_cells, 1))[classes]
+        weight /= weight.sum()
+        mass = np.bincount(classes, weight, len(prior))
+        X = X.astype(float)
+        self.within = np.asarray((X.T @ diags_array(weight) @ X).todense()) - (own * mass[:, None]).T @ own
+        self.means = own if means is None else means
+
+    def solve(self, alpha: float, k: int) -> Discriminant:
+        G = len(self.within)
+        mean_variance = max(float(np.trace(self.within)) / G, 1e-12)
+        shrunk = (1 - alpha) * self.within
+        shrunk[np.diag_indices(G)] += alpha * mean_variance
+        lower = cho_factor(shrunk, lower=True)
+        weight = cho_solve(lower, self.means.T).T
+        bias = np.log(self.prior) - 0.5 * (self.means * weight).sum(1)
+        return Discriminant(weight, bias, _codes(lower[0], self.means, k), alpha)
+
+
+def _means(X: csr_matrix, classes: np.ndarray, n: int) -> np.ndarray:
+    """n × G."""
+    share = 1 / np.maximum(np.bincount(classes, minlength=n), 1)[classes]
+    return (csr_matrix((share, (classes, np.arange(len(classes)))), (n, len(classes))) @ X).toarray()
+
+
+def _log_loss(found: Discriminant, X: csr_matrix, classes: np.ndarray, prior: np.ndarray) -> float:
+    """Mean −log P(class | cell), a cell weighing as its class does in the prior."""
+    loss = -log_softmax(found.log_odds(X), axis=1)[np.arange(len(classes)), classes]
+    return float(np.average(loss, weights=(prior / np.maximum(np.bincount(classes, minlength=len(prior)), 1))[classes]))
+
+
+def _codes(lower: np.ndarray, means: np.ndarray, k: int) -> np.ndarray:
+    """P × K: principal coordinates of the whitened differences from control; columns beyond their rank are zero."""
+    away = solve_triangular(np.tril(lower), (means[1:] - means[0]).T, lower=True).T
+    left, size, _ = np.linalg.svd(away, full_matrices=False)
+    rank = min(k, len(size))
+    codes = np.zeros((len(means) - 1, k))
+    codes[:, :rank] = left[:, :rank] * size[:rank]
+    return codes * np.where(np.sum(codes**3, axis=0) < 0, -1, 1)  # a sign that does not depend on the library
