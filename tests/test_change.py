@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
-from scipy.stats import ttest_ind
+from scipy.stats import false_discovery_control, ttest_ind
 from sklearn.metrics import average_precision_score
 
 from stormcell.analysis.change import OFFSET, change, expected_fdr, log_fold_changes
@@ -113,6 +113,21 @@ def test_without_effect_the_calibrated_rule_is_silent_where_change_mode_is_not(r
         posterior.append(wide["is_de_posterior"].mean())
     assert np.mean(calibrated) <= 0.05
     assert np.mean(posterior) > 0.5
+
+
+def test_the_rate_holds_over_genes_and_a_change_below_delta_is_none(rng):
+    """2,000 genes with noise of their own: 100 of them have p < .05. One real change is small, one large."""
+    shares = np.full((60, 2000), 1e-3)
+    noise = np.exp(rng.normal(0, 0.15, (260, 2000)))
+    noise[:60, :2] *= 2 ** np.array([0.2, 1.0])
+    null = log_fold_changes([(1e-3 * noise[60:], np.full((200, 2000), 1e-3))])
+    table = change([(shares * noise[:60], shares)], names(2000), null=null)
+    np.testing.assert_allclose(table["q"], false_discovery_control(table["p"]))
+    assert (table["p"] < 0.05).sum() > 50
+    everything = change([(shares * noise[:60], shares)], names(2000), delta=0.0, null=null)
+    assert everything["is_de"][:2].all()
+    assert everything["is_de"][2:].sum() <= 2
+    assert table["is_de"][:2].tolist() == [False, True]
 
 
 def test_planted_genes_are_found_and_few_others(rng):

@@ -96,6 +96,29 @@ def test_a_weak_shift_is_measured_but_its_share_is_not_known(rng):
         assert (fitted.probability(t, condition)[condition == "control"] > 0.5).mean() < 0.1
 
 
+def test_the_covariance_of_the_null_keeps_one_broad_component_from_taking_all(rng):
+    error = []
+    for seed in range(6):
+        t, condition, _ = Salient(np.random.default_rng(seed), {"A": (0.5, 2.0)}).cells(400)
+        error.append(abs(fit_escape(t, condition, "control").responding["A"].share - 0.5))
+    assert np.mean(error) < 0.07
+
+
+def test_em_stops_where_share_and_mean_are_those_of_their_own_probabilities(half):
+    world, _ = half
+    t, condition, _ = world.cells(100)
+    fitted = fit_escape(t, condition, "control")
+    for name in "AB":
+        part, mine = fitted.responding[name], condition == name
+        z = np.linalg.solve(fitted.root, (t[mine] - fitted.centre).T).T
+        probability = fitted.probability(t[mine], condition[mine])
+        np.testing.assert_allclose(probability.mean(), part.share, atol=1e-3)
+        np.testing.assert_allclose(probability @ z / probability.sum(), part.mean, atol=1e-2)
+        np.testing.assert_allclose(
+            _shares(_log_ratio(z, part.mean, part.covariance), np.ones((1, len(z)))), part.share, atol=2e-3
+        )
+
+
 def test_a_component_that_was_learnt_by_heart_has_no_cells_among_the_held_out(rng):
     """t of the training cells moved by the model alone: held-out cells of the perturbation look like controls."""
     train = Salient(rng, {"A": (1.0, 3.5)})

@@ -169,6 +169,14 @@ def test_mixing_is_zero_apart_one_at_random_and_lower_between(rng):
         assert found[3] == 0
 
 
+def test_a_rare_label_that_gathers_is_not_mixed(rng):
+    """9 in 10 cells of one label; the rare one only in a fifth of the cells, half of which it is."""
+    place = np.repeat([0, 1], [300, 1200])
+    labels = np.where((place == 0) & (np.arange(1500) % 2 == 0), "rare", "common")
+    points = rng.normal(size=(1500, 2)) + 50 * place[:, None]
+    assert probes.mixing(points, labels, 50, rng).mean() < 0.1
+
+
 def test_mixing_of_few_cells_and_of_cells_at_one_place(rng):
     labels = np.array(["x", "y"] * 4)
     assert np.isfinite(probes.mixing(rng.normal(size=(8, 2)), labels, 50, rng)).all()
@@ -277,6 +285,7 @@ def test_perturbations_without_training_cells_are_not_asked_of_the_probe(sides, 
     test = replace(test, condition=np.where(np.arange(len(test.condition)) < 5, "E", test.condition))
     places = CENTRES | {"E": np.full(5, -9.0)}
     salient = [np.array([places[name] for name in side.condition]) for side in (train, test)]
+    salient[0][train.condition == "D"] = CENTRES["A"]  # were it asked, the probe could not find it
     assert value(score((train, test), salient=salient), "probe") == 1
 
 
@@ -318,6 +327,13 @@ def test_intervals_hold_their_value_and_have_the_width_of_the_closed_forms(sides
     middle, low, high = found["control_norm"]
     assert middle == pytest.approx(ratio)
     assert 0.8 < (high - low) / (2 * stats.norm.ppf(0.975) * error) < 1.15
+
+
+def test_an_interval_stands_about_its_value_where_samples_flatter(sides, rng):
+    """Cells that are drawn twice agree with themselves: mutual information of noise is larger in every sample."""
+    few = sides[1].take(np.arange(90))
+    value, low, high = score((sides[0], few), salient=[noise(side, rng) for side in (sides[0], few)])["nmi"]
+    assert abs((low + high) / 2 - value) < 0.2 * (high - low)
 
 
 def test_what_is_followed_is_what_is_scored(sides, rng):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stormcell.analysis.change import change, log_fold_changes
+from stormcell.analysis.change import change, log_fold_changes, rate_error
 from stormcell.analysis.escape import fit_escape
 from stormcell.analysis.factor_effects import factor_effects, fit_factors
 from stormcell.analysis.gene_programmes import enrichment, programme_genes, programmes, read_gene_sets
@@ -117,12 +117,13 @@ def _about_genes(model, data, held: np.ndarray, own: Latents) -> dict[str, pd.Da
     genes, condition = list(model.spec.genes), data.condition[held]
     controls = held[condition == data.cells.control]
     null = log_fold_changes(pairs(model, data, _evenly(controls, SAMPLED))) if len(controls) > 1 else None
+    learnt = {name: data.rows["train"][data.condition[data.rows["train"]] == name] for name in set(condition)}
     names = [name for name in np.unique(condition) if name != data.cells.control]
     names = [name for name in names if (condition == name).sum() > 1]
     found = []
     for name in names:
         rows = _evenly(held[condition == name], SAMPLED)
-        table = change(pairs(model, data, rows), genes, null=null)
+        table = change(pairs(model, data, rows), genes, null=null, shared_error=_learnt_error(data, learnt, name))
         table.insert(0, "condition", name)
         table.insert(1, "n_cells", len(rows))
         found.append(table)
@@ -144,6 +145,15 @@ def _about_genes(model, data, held: np.ndarray, own: Latents) -> dict[str, pd.Da
             raise UserError(f"model.gene_sets={path}: {error}") from error
         tables["enrichment"] = enrichment(tables["programme_genes"], sets, genes)
     return tables
+
+
+def _learnt_error(data, learnt: dict[str, np.ndarray], name: str) -> np.ndarray | None:
+    """What training cells of a perturbation and controls leave open about each gene; None where there are none."""
+    sides = [learnt[name], learnt.get(data.cells.control, np.zeros(0, int))]
+    if min(len(rows) for rows in sides) == 0:
+        return None
+    library = data.cells.obs["library"].to_numpy(float)
+    return np.hypot(*(rate_error(data.cells.X[rows], library[rows]) for rows in sides))
 
 
 def _criticism(model, data, held: np.ndarray) -> tuple[pd.DataFrame, dict[str, float]]:

@@ -5,8 +5,10 @@ with m_c the mean of class c and Σ = (1 − α) S + α tr(S)/G · I the pooled 
 share α of a grid that predicts left-out cells best (mean log loss, classes weighing as in the prior).
 
 A code says in few dimensions how a perturbation differs from control. In the coordinates in which Σ is the identity,
-class means lie at L⁻¹ (m_c − m_0), LLᵀ = Σ; codes are their principal coordinates, which keep the Mahalanobis distances
-of the perturbations: those that do the same to a cell have the same code.
+class means lie at d_c = L⁻¹ (m_c − m_0), LLᵀ = Σ. Their inner products d_p · d_q hold the noise of the means too, which
+is expected to be ν (1 [p = q] / n_p + 1 / n_0) with ν = tr(Σ⁻¹ S); the codes are the principal coordinates of what is
+left, so that perturbations which do the same to a cell have the same code, and one that does nothing has a code near 0.
+Its length is the effect in standard deviations of a cell.
 
 Shapes: N cells, G genes, P perturbations (classes 1 … P; class 0 is control), K latent dimensions.
 Source: Fisher 1936; Friedman 1989 (regularised discriminant analysis).
@@ -66,17 +68,29 @@ def shrinkage_discriminant(
         trial = _Moments(expression[kept], classes[kept], prior)
         losses = [_log_loss(trial.solve(share, k), expression[left], classes[left], prior) for share in SHARES]
         alpha = SHARES[int(np.argmin(losses))]
-    return _Moments(expression[rows], classes[rows], prior, _means(expression, classes, len(prior))).solve(alpha, k)
+    means = _means(expression, classes, len(prior))
+    return _Moments(expression[rows], classes[rows], prior, means, n_cells).solve(alpha, k)
 
 
 class _Moments:
-    """Class means and the pooled covariance within classes, every class counting by its share of the prior."""
+    """Class means and the pooled covariance within classes, every class counting by its share of the prior.
 
-    def __init__(self, X: csr_matrix, classes: np.ndarray, prior: np.ndarray, means: np.ndarray | None = None) -> None:
+    `means` and `n_cells` are given where they are of more cells than the covariance.
+    """
+
+    def __init__(
+        self,
+        X: csr_matrix,
+        classes: np.ndarray,
+        prior: np.ndarray,
+        means: np.ndarray | None = None,
+        n_cells: np.ndarray | None = None,
+    ) -> None:
         self.prior = prior
+        self.n_cells = n_cells if n_cells is not None else np.bincount(classes, minlength=len(prior))
         own = _means(X, classes, len(prior))  # of a class without a cell, which a trial may have, zero
-        n_cells = np.bincount(classes, minlength=len(prior))
-        weight = (prior / np.maximum(n_cells, 1))[classes]
+        present = np.bincount(classes, minlength=len(prior))
+        weight = (prior / np.maximum(present, 1))[classes]
         weight /= weight.sum()
         mass = np.bincount(classes, weight, len(prior))
         X = X.astype(float)
@@ -88,10 +102,13 @@ class _Moments:
         mean_variance = max(float(np.trace(self.within)) / G, 1e-12)
         shrunk = (1 - alpha) * self.within
         shrunk[np.diag_indices(G)] += alpha * mean_variance
-        lower = cho_factor(shrunk, lower=True)
-        weight = cho_solve(lower, self.means.T).T
+        factor = cho_factor(shrunk, lower=True)
+        weight = cho_solve(factor, self.means.T).T
         bias = np.log(self.prior) - 0.5 * (self.means * weight).sum(1)
-        return Discriminant(weight, bias, _codes(lower[0], self.means, k), alpha)
+        away = solve_triangular(np.tril(factor[0]), (self.means[1:] - self.means[0]).T, lower=True).T
+        nu = float(np.trace(cho_solve(factor, self.within)))
+        noise = nu * (np.diag(1 / np.maximum(self.n_cells[1:], 1)) + 1 / max(self.n_cells[0], 1))
+        return Discriminant(weight, bias, _coordinates(away @ away.T - noise, k), alpha)
 
 
 def _means(X: csr_matrix, classes: np.ndarray, n: int) -> np.ndarray:
@@ -106,11 +123,10 @@ def _log_loss(found: Discriminant, X: csr_matrix, classes: np.ndarray, prior: np
     return float(np.average(loss, weights=(prior / np.maximum(np.bincount(classes, minlength=len(prior)), 1))[classes]))
 
 
-def _codes(lower: np.ndarray, means: np.ndarray, k: int) -> np.ndarray:
-    """P × K: principal coordinates of the whitened differences from control; columns beyond their rank are zero."""
-    away = solve_triangular(np.tril(lower), (means[1:] - means[0]).T, lower=True).T
-    left, size, _ = np.linalg.svd(away, full_matrices=False)
-    rank = min(k, len(size))
-    codes = np.zeros((len(means) - 1, k))
-    codes[:, :rank] = left[:, :rank] * size[:rank]
-    return codes * np.where(np.sum(codes**3, axis=0) < 0, -1, 1)  # a sign that does not depend on the library
+def _coordinates(products: np.ndarray, k: int) -> np.ndarray:
+    """Principal coordinates of inner products: P × P → P × K; columns beyond those of positive variance are zero."""
+    values, vectors = np.linalg.eigh(products)
+    largest = np.argsort(-values)[:k]
+    found = np.zeros((len(products), k))
+    found[:, : len(largest)] = vectors[:, largest] * np.sqrt(np.maximum(values[largest], 0))
+    return found * np.where(np.sum(found**3, axis=0) < 0, -1, 1)  # a sign that does not depend on the library

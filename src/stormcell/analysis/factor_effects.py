@@ -33,7 +33,7 @@ from scipy.stats import t as student
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
-from stormcell.evaluation.profiles import Cells, mean_profile, variances
+from stormcell.evaluation.profiles import ROUNDING, Cells, mean_profile, variances
 
 STARTS, STEPS = 5, 200
 FOLDS = 5
@@ -87,26 +87,28 @@ def fit_factors(expression: Cells, n: int = 10, seed: int = 0) -> Factors:
     held, weights = max(
         (_climb(shared, _start(shared, n, rng)) for _ in range(STARTS)), key=lambda found: found[0].sum()
     )
-    kept = np.argsort(-held, kind="stable")[: (held > 0).sum()]
+    kept = np.argsort(-held, kind="stable")[: (held > ROUNDING).sum()]
     if not len(kept):
         raise ValueError("no two genes vary together: no factor")
-    return Factors(weights[kept], mean, scale)
+    return Factors(np.where(weights[kept] > ROUNDING, weights[kept], 0), mean, scale)
 
 
 def _start(shared: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Factors around n genes drawn by how much of their covariation those before do not share (k-means++)."""
-    left, chosen = np.square(shared).sum(1), []
+    """Factors around n genes, drawn by how much they share with others that those before do not (k-means++)."""
+    total = np.square(shared).sum(1)
+    left, chosen = total.copy(), []
     for _ in range(n):
-        total = left.sum()
-        gene = int(rng.choice(len(left), p=left / total)) if total > 0 else int(rng.integers(len(left)))
+        chance = left / left.sum() if left.sum() > 0 else None
+        gene = int(rng.choice(len(left), p=chance))
         chosen.append(gene)
-        along, size = np.maximum(shared @ shared[gene], 0), np.square(shared[gene]).sum()
-        apart = np.square(shared).sum(1) - along**2 / max(size, 1e-300)
-        left = np.minimum(left, np.maximum(apart, 0))
-        left[chosen] = 0
+        # Cosine of the correlations of two genes, each with itself too: partners of one another are alike.
+        like = np.maximum(shared @ shared[gene] + 2 * shared[gene], 0)
+        like = like**2 / ((total + 1) * (total[gene] + 1))
+        like[gene] = 1
+        left = np.minimum(left, total * np.maximum(1 - like, 0))
     around = np.maximum(shared[chosen], 0)
     around[np.arange(n), chosen] = around.max(1) + 1e-12
-    return _orthogonal(around, around / np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1e-300))
+    return _orthogonal(around, around / np.linalg.norm(around, axis=1, keepdims=True))
 
 
 def _climb(shared: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

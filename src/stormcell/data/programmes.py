@@ -95,17 +95,20 @@ def simulate_programmes(
         index=[f"cell{i + 1:0{len(str(len(condition)))}d}" for i in range(len(condition))],
     )
     genes = [f"G{g + 1:0{len(str(n_genes))}d}" for g in range(n_genes)]
+    return Simulated(counts, obs, genes, _truth(world, labels[1:], library))
+
+
+def _truth(world: Programmes, perturbations: list[str], library: float) -> dict:
     means = expected_means(world, library)
-    truth = {
-        "lfc": dict(zip(labels[1:], world.lfc[1:], strict=True)),
-        "shift": dict(zip(labels[1:], means[1:] - means[0], strict=True)),
+    return {
+        "lfc": dict(zip(perturbations, world.lfc[1:], strict=True)),
+        "shift": dict(zip(perturbations, means[1:] - means[0], strict=True)),
         "control_mean": means[0],
         "phase": world.phase,
         "batch": world.batch,
         "base": world.base,
-        "dispersion": np.full(n_genes, DISPERSION),
+        "dispersion": np.full(len(world.base), DISPERSION),
     }
-    return Simulated(counts, obs, genes, truth)
 
 
 def _check(sizes: dict[str, int]) -> None:

@@ -10,10 +10,10 @@ loss = reconstruction + KL(z) + KL(t) [perturbed] + W2(t) [controls] + classifie
                 to shed the perturbation, and it does not.
     leak        HSIC of t and a nuisance column
 
-The salient mean is μ_t = Σ_p P(p | x) c_p: the probability of each perturbation times its code; the code of control is
-0 (analysis/codes.py). Both start at the discriminant analysis of the training cells. A cell that looks like a control
-is near 0 whatever its label; 1 − P(control | x) is the probability that it responded. `salient_encoder=mlp` takes the
-perceptron of the paper instead.
+The salient mean is μ_t = r Σ_p P(p | x, perturbed) c_p with codes c_p and the gate r = σ(γ · log odds of any
+perturbation against control), for γ = 1 the probability that the cell responded; a larger γ is more of a switch. A cell
+that looks like a control is at 0 whatever its label. Odds and codes are the discriminant analysis of the training cells
+(analysis/codes.py). `salient_encoder=mlp` takes the perceptron of the paper instead.
 
 Shapes: N cells, G genes, Z background and T salient dimensions, D decoder covariates, P perturbations, H hidden units.
 Source: Weinberger, Lin & Lee 2023 (contrastiveVI); Lopez et al. 2018 (scVI); Ganin & Lempitsky 2015 (adversary).
@@ -27,13 +27,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stormcell.analysis.codes import shrinkage_discriminant
 from stormcell.analysis.effects import log_inverse_dispersion
+from stormcell.analysis.gene_programmes import read_gene_sets
 from stormcell.config import UserError, nearest
+from stormcell.data.cells import locate
 from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
+from stormcell.data.csr import row_normalise_log1p
 from stormcell.data.spec import Spec
 from stormcell.evaluation.latent import CellLabels, Space, follow
 from stormcell.models.base import Model
@@ -105,8 +109,10 @@ class Network(nn.Module):
         n_batches: int = 0,
         norm: str = "layer",
         activation: str = "relu",
+        gate: float = 1.0,
     ) -> None:
         super().__init__()
+        self.gate = gate
         self.sizes = [n_background, n_salient, int(infer_library)]
         self.n_background, self.n_salient = n_background, n_salient
         width, deeper = hidden[0], list(hidden[1:])
@@ -133,16 +139,18 @@ class Network(nn.Module):
         self.share = nn.Linear(last[-1], n_genes)
         zeros = likelihood == "zero_inflated_negative_binomial"
         self.logit = nn.Linear(last[-1], n_genes) if zeros else None
-        self.of_cell = nn.Linear(last[-1], n_genes) if dispersion == "gene-cell" else None
+        disperses = likelihood != "poisson"
+        self.of_cell = nn.Linear(last[-1], n_genes) if dispersion == "gene-cell" and disperses else None
         rows = n_batches if dispersion == "gene-batch" and n_batches else 1
-        self.log_theta = nn.Parameter(torch.zeros(rows, n_genes))
+        # Several processes would wait for the gradient of a parameter that the loss does not hold.
+        self.log_theta = nn.Parameter(torch.zeros(rows, n_genes), requires_grad=disperses)
         self.register_buffer("level", torch.zeros(n_genes))
         # log share of what the library counts outside the genes; −inf where there is nothing
         self.register_buffer("rest", torch.tensor(-torch.inf))
 
-    def encode(self, x: Tensor, expression: Tensor, dropped: Tensor | None = None) -> Posterior:
-        """What the encoders read, N × (G + encoded covariates), expression N × G, and the hidden units that dropout
-        keeps, N × blocks · H, each 0 or 1 / (1 − p)."""
+    def encode(self, x: Tensor, scaled: Tensor, dropped: Tensor | None = None) -> Posterior:
+        """What the encoders read, N × (G + encoded covariates), what the odds are of, N × G, and the hidden units that
+        dropout keeps, N × blocks · H, each 0 or 1 / (1 − p)."""
         h = self.first(x)
         if dropped is not None:
             h = h * dropped
@@ -156,12 +164,18 @@ class Network(nn.Module):
             if self.codes is None:
                 t, t_log_var = out.chunk(2, -1)
             else:
-                log_odds, t_log_var = self.odds(expression), out
-                t = log_odds.softmax(-1)[:, 1:] @ self.codes
+                log_odds, t_log_var = self.odds(scaled), out
+                t = self.gated(log_odds.log_softmax(-1)) @ self.codes
         if self.sizes[2]:
             library, library_log_var = next(heads)(next(blocks)).chunk(2, -1)
+            library_log_var = library_log_var.clamp(-10, 5)
         cut = [value.clamp(-10, 5) for value in (z_log_var, t_log_var)]
         return Posterior(z, cut[0], t, cut[1], library, library_log_var, log_odds)
+
+    def gated(self, log_p: Tensor) -> Tensor:
+        """log P(c | x), N × (1 + P), → the share of each perturbation in μ_t, N × P."""
+        control, perturbed = log_p[:, :1], torch.logsumexp(log_p[:, 1:], -1, keepdim=True)
+        return torch.sigmoid(self.gate * (perturbed - control)) * (log_p[:, 1:] - perturbed).exp()
 
     @property
     def n_hidden(self) -> int:
@@ -208,7 +222,9 @@ class Contrastive(Model):
     library
         observed: of the cell, over all its genes; inferred: a latent with a normal prior of log library in each batch.
     encoder_input
-        counts: log1p of them; expression: log1p(counts / library · 1e4).
+        scaled: log1p(counts · l / library) with l the typical library of the training cells; counts: log1p of them, as
+        in scvi-tools. At a target of 1e4 a cell of 200 counts would be a list of the genes it shows. An inferred
+        library is always read from counts: scaled ones do not hold it.
     encode_covariates
         Covariates and batch to the encoders too. With the batch in the encoders it leaks into t, more with training.
     background_term
@@ -244,7 +260,7 @@ class Contrastive(Model):
         norm: str = "layer",
         activation: str = "relu",
         dropout: float = 0.1,
-        encoder_input: str = "counts",
+        encoder_input: str = "scaled",
         encode_covariates: bool = False,
         salient_encoder: str = "codes",
         weights: Weights = Weights(),
@@ -252,7 +268,8 @@ class Contrastive(Model):
         class_balanced: bool = True,
         nuisance: str | None = None,
         plain_vae: bool = True,
-        codes_rate: float = 0.1,
+        gate: float = 4.0,
+        codes_rate: float = 0.01,
         phenotypes: dict[str, list[str]] | None = None,
         gene_sets: str | None = None,
     ) -> None:
@@ -285,15 +302,16 @@ class Contrastive(Model):
             "activation": activation,
         }
         n_codes = len(spec.conditions) if salient_encoder == "codes" else 0
-        self.network = Network(n_salient=n_salient, n_codes=n_codes, **sizes)
+        self.network = Network(n_salient=n_salient, n_codes=n_codes, gate=gate, **sizes)
         self.plain = Network(n_salient=0, **{**sizes, "n_background": n_background + n_salient}) if plain_vae else None
         for network in filter(None, (self.network, self.plain)):
             network.level.copy_(torch.tensor(spec.gene_mean))
             rest = 1 - float(network.level.double().exp().sum())
             network.rest.copy_(torch.tensor(rest).log() if rest > 1e-3 else torch.tensor(-torch.inf))
-        self.classifier = nn.Linear(n_salient, len(spec.conditions) + 1)
-        adversarial = background_term == "adversary"
+        self.classifier = nn.Linear(n_salient, len(spec.conditions) + 1).requires_grad_(weights.classifier != 0)
+        adversarial = background_term == "adversary" and weights.background != 0
         self.critic = mlp(n_background, [64, 64], 2) if adversarial else None
+        self.register_buffer("typical", torch.tensor(1.0))  # library, geometric mean over the training cells
         rows = max(spec.n_batches, 1)
         self.register_buffer("library_prior", torch.tensor([[0.0, 1.0]]).repeat(rows, 1))  # mean, variance of its log
         self.register_buffer("_labels", torch.zeros(0, dtype=torch.long), persistent=False)
@@ -306,6 +324,7 @@ class Contrastive(Model):
     @torch.no_grad()
     def initialise(self, data: ControlPerturbedDataModule) -> None:
         """Dispersions start at their moments, codes and odds at the discriminant analysis of the training cells."""
+        self._check_names(data)
         train, names = data.rows["train"], [self.spec.control, *self.spec.conditions]
         number = {name: i for i, name in enumerate(names)}
         labels = np.array([number.get(name, -1) for name in data.condition])
@@ -320,19 +339,33 @@ class Contrastive(Model):
             weight = n_cells[1:].sum() / (len(names) - 1) / np.maximum(n_cells[1:], 1)
             self._class_weight[1:] = torch.from_numpy(weight).float()
         self._fit_library_prior(data, np.log(library))
+        self.typical.fill_(float(np.exp(np.log(library[train]).mean())))
         self._nuisance = self._read_nuisance(data)
         if self.network.codes is not None:
             prior = np.r_[0.5, np.full(len(names) - 1, 0.5 / (len(names) - 1))]
             k = self.network.n_salient
-            found = shrinkage_discriminant(data.expression[train], labels[train], prior, k, self.seed)
+            counts = data.cells.X[train]
+            scaled = row_normalise_log1p(counts, library[train], float(self.typical))
+            cells = csr_matrix((scaled, counts.indices, counts.indptr), counts.shape)
+            found = shrinkage_discriminant(cells, labels[train], prior, k, self.seed)
             self.network.odds.weight.copy_(torch.from_numpy(found.weight))
             self.network.odds.bias.copy_(torch.from_numpy(found.bias))
-            # Lengths of codes differ by more than perturbations should weigh in the space: half way, in logarithms, to
-            # equal ones. On average a code has the length of a draw of the prior.
-            length = np.linalg.norm(found.codes, axis=1, keepdims=True).clip(1e-12)
-            codes = found.codes / np.sqrt(length)
-            codes *= np.sqrt(k / np.square(codes).sum(1).mean())
+            # Directions: else the strongest effect fills the space. An effect below the noise of a cell stays short.
+            square = np.square(found.codes).sum(1, keepdims=True)
+            codes = found.codes * np.sqrt(square) / (1 + square) * np.sqrt(k)
             self.network.codes.copy_(torch.from_numpy(codes))
+
+    def _check_names(self, data: ControlPerturbedDataModule) -> None:
+        """What the closing test alone reads is refused here, before the training."""
+        if self.gene_sets is not None:
+            read_gene_sets(locate(self.gene_sets, "model.gene_sets", "*.gmt*"), self.spec.genes)
+        known = sorted(set(data.condition) - {self.spec.control})
+        for phenotype, members in self.phenotypes.items():
+            if missing := sorted(set(members) - set(known)):
+                raise UserError(
+                    f"{data.cells.origin}: model.phenotypes.{phenotype}: no cell has the perturbation "
+                    f"{missing[0]!r}{nearest(missing[0], known)}"
+                )
 
     def _fit_library_prior(self, data: ControlPerturbedDataModule, log_library: np.ndarray) -> None:
         train = data.rows["train"]
@@ -348,8 +381,8 @@ class Contrastive(Model):
         obs, train = data.cells.obs, data.rows["train"]
         if self.nuisance not in obs:
             raise UserError(
-                f"{data.cells.origin}: model.nuisance={self.nuisance}{nearest(self.nuisance, obs.columns)} is not among the "
-                f"columns that were read, {', '.join(obs.columns)}; data.covariate_keys reads others"
+                f"{data.cells.origin}: model.nuisance={self.nuisance}{nearest(self.nuisance, obs.columns)} was not "
+                f"read; columns: {', '.join(obs.columns)}; data.covariate_keys reads others"
             )
         column = obs[self.nuisance]
         if column.dtype.kind in "fiu" and self.nuisance not in ("condition", "is_control"):
@@ -358,6 +391,13 @@ class Contrastive(Model):
         names, code = np.unique(column.to_numpy(str), return_inverse=True)
         control = obs["is_control"].to_numpy()
         shares = np.array([control[train][code[train] == i].mean() for i in np.unique(code[train])])
+        mine = train[~control[train]]
+        found = np.unique([code[mine], self._labels[mine]], axis=1)
+        if len(np.unique(found[1])) > 1 and len(np.unique(found[0])) == found.shape[1]:
+            raise UserError(
+                f"{data.cells.origin}: model.nuisance={self.nuisance} tells the perturbations apart by itself, so "
+                "taking it out of t would take them out; name a column whose values several perturbations share"
+            )
         if np.isin(shares, (0, 1)).all():
             raise UserError(
                 f"{data.cells.origin}: model.nuisance={self.nuisance} tells control from perturbed cells by itself, so "
@@ -370,7 +410,7 @@ class Contrastive(Model):
         return []
 
     def parameter_groups(self) -> list[dict]:
-        """Odds and codes, which begin at a closed form, move at `codes_rate` of the learning rate."""
+        """Codes and odds, which begin at a closed form, move at a share of the learning rate."""
         slow = [] if self.network.codes is None else [self.network.codes, *self.network.odds.parameters()]
         others = [p for p in self.parameters() if all(p is not one for one in slow)]
         return [{"params": others}, *([{"params": slow, "rate": self.codes_rate}] if slow else [])]
@@ -385,10 +425,10 @@ class Contrastive(Model):
         q = self.encode(batch, self.network, DROPOUT)
         z = _draw(q.z, q.z_log_var, keyed_normal(self.seed, step, batch.index, q.z.shape[1], Z))
         t = _draw(q.t, q.t_log_var, keyed_normal(self.seed, step, batch.index, q.t.shape[1], T))
-        log_library, kl_library = self._library(batch, q, step)
+        log_library, kl_library = self.draw_library(batch, q, step)
         decoded = self.network.decode(z, t * perturbed[:, None], self.covariates(batch), batch.batch)
         parts = {
-            "reconstruction": -self.log_prob(batch.counts, decoded, log_library).mean() + kl_library,
+            "reconstruction": -self.log_prob(batch.counts, decoded, log_library).mean() + kl_library.mean(),
             "kl_z": kl_normal(q.z, q.z_log_var).mean(),
             "kl_t": (kl_normal(q.t, q.t_log_var) * perturbed).mean(),
             "w2": (wasserstein_to_zero(q.t, q.t_log_var) * (1 - perturbed)).mean(),
@@ -407,14 +447,16 @@ class Contrastive(Model):
 
     def encode(self, batch: PerturbedCells, network: Network, stream: int | None = None) -> Posterior:
         """Posterior of the latents; with a stream of noise, and in training, hidden units are dropped."""
-        x = batch.x if self.encoder_input == "expression" else batch.counts.log1p()
+        scaled = torch.log1p(batch.counts * (self.typical / batch.library))
+        counted = self.encoder_input == "counts" or self.library == "inferred"
+        x = batch.counts.log1p() if counted else scaled
         if self.encode_covariates:
             x = torch.cat([x, self.covariates(batch)], -1)
         dropped = None
         if self.training and self.dropout > 0 and stream is not None:
             chance = keyed_uniform(self.seed, self.global_step, batch.index, network.n_hidden, stream)
             dropped = (chance >= self.dropout).to(x.dtype) / (1 - self.dropout)
-        return network.encode(x, batch.x, dropped)
+        return network.encode(x, scaled, dropped)
 
     def covariates(self, batch: PerturbedCells) -> Tensor:
         """What the decoder is told of a cell: N × D, covariates and then the batch."""
@@ -433,10 +475,10 @@ class Contrastive(Model):
         """KL of z, of t where the cell is perturbed, per cell in nats: N."""
         return kl_normal(q.z, q.z_log_var) + kl_normal(q.t, q.t_log_var) * perturbed
 
-    def _library(self, batch: PerturbedCells, q: Posterior, step: int) -> tuple[Tensor, Tensor | float]:
-        """Log library of each cell and, where it is inferred, its KL to the prior of the cell's batch."""
+    def draw_library(self, batch: PerturbedCells, q: Posterior, step: int) -> tuple[Tensor, Tensor]:
+        """Log library of each cell, N × 1, and its KL to the prior of the cell's batch, N; 0 where it is observed."""
         if q.library is None:
-            return batch.library.log(), 0.0
+            return batch.library.log(), batch.library.new_zeros(len(batch.library))
         mean, variance = self._prior_of(batch).unbind(-1)
         kl = 0.5 * (
             (q.library_log_var.exp() + (q.library - mean[:, None]).square()) / variance[:, None]
@@ -444,7 +486,8 @@ class Contrastive(Model):
             + variance.log()[:, None]
             - q.library_log_var
         )
-        return _draw(q.library, q.library_log_var, keyed_normal(self.seed, step, batch.index, 1, LIBRARY)), kl.mean()
+        noise = keyed_normal(self.seed, step, batch.index, 1, LIBRARY)
+        return _draw(q.library, q.library_log_var, noise), kl.squeeze(-1)
 
     def _prior_of(self, batch: PerturbedCells) -> Tensor:
         if batch.batch.shape[1] == 0:
@@ -523,16 +566,16 @@ class Contrastive(Model):
         if self.weights.leak == 0 or len(self._nuisance) == 0:
             return t.new_zeros(())
         mine = perturbed > 0
-        return hsic(t[mine], self._nuisance[index[mine]])
+        return hsic(t[mine], self._nuisance[index[mine]]) if mine.any() else t.new_zeros(())
 
     def _plain(self, batch: PerturbedCells, step: int, rise: float) -> Tensor:
         """Negative ELBO of the plain VAE."""
         q = self.encode(batch, self.plain, DROPOUT + PLAIN)
         z = _draw(q.z, q.z_log_var, keyed_normal(self.seed, step, batch.index, q.z.shape[1], PLAIN))
-        log_library, kl_library = self._library(batch, q, step)
+        log_library, kl_library = self.draw_library(batch, q, step)
         decoded = self.plain.decode(z, q.t, self.covariates(batch), batch.batch)
         kl = kl_normal(q.z, q.z_log_var).mean()
-        return -self.log_prob(batch.counts, decoded, log_library).mean() + kl_library + rise * kl
+        return -self.log_prob(batch.counts, decoded, log_library).mean() + kl_library.mean() + rise * kl
 
 
 def cell_labels(data: ControlPerturbedDataModule, rows: np.ndarray, merged: dict[str, str] | None = None) -> CellLabels:
@@ -558,7 +601,7 @@ _WORDS = {
     "library": ("observed", "inferred"),
     "norm": ("layer", "batch"),
     "activation": ("relu", "silu"),
-    "encoder_input": ("counts", "expression"),
+    "encoder_input": ("scaled", "counts"),
     "salient_encoder": ("codes", "mlp"),
     "background_term": ("adversary", "mmd", "hsic", "none"),
 }

@@ -103,13 +103,13 @@ def pairs(
 def posterior_predictive(
     model: Contrastive, data: ControlPerturbedDataModule, rows: np.ndarray, draw: int
 ) -> np.ndarray:
-    """Counts drawn from p(x | z, t), z and t from the posterior of each cell: N × G float32."""
+    """Counts drawn from p(x | z, t), latents from the posterior of each cell: N × G float32."""
     found = []
     for cells in _blocks(model, data, rows):
         q = model.encode(cells, model.network)
         z, t = drawn(model, cells, q, draw)
         decoded = model.network.decode(z, _gated(data, cells, t, None), model.covariates(cells), cells.batch)
-        library = cells.library.log() if q.library is None else q.library
+        library, _ = model.draw_library(cells, q, -2 - draw)
         mean = (decoded.log_share + library).double().exp().cpu().numpy()
         rng = np.random.default_rng([model.seed, draw, int(cells.index[0])])
         if model.likelihood != "poisson":
@@ -133,10 +133,11 @@ def elbo(
         z, t = drawn(model, cells, q, draw)
         t = _gated(data, cells, t, None)
         decoded = model.network.decode(z, t, model.covariates(cells), cells.batch)
-        library = cells.library.log() if q.library is None else q.library
+        library, kl_library = model.draw_library(cells, q, -2 - draw)
         likelihood = model.log_prob(cells.counts, decoded, library)
         perturbed = torch.from_numpy(_perturbed(data, cells)).to(likelihood)
-        for kept, part in zip(found, (likelihood - model.kl(q, perturbed), likelihood), strict=True):
+        bound = likelihood - model.kl(q, perturbed) - kl_library
+        for kept, part in zip(found, (bound, likelihood), strict=True):
             kept.append(part.cpu().numpy().copy())
     return np.concatenate(found[0]), np.concatenate(found[1])
 
