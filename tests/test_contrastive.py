@@ -424,12 +424,11 @@ def test_shares_add_up_to_what_the_panel_holds_of_the_library(path, data):
 @torch.no_grad()
 def test_the_cell_type_is_left_to_the_background(path, data):
     """Given to the decoder, z could forget it; every other covariate is a column of the decoder."""
-    typed = module(path, cell_type_key="line", covariate_keys=["dose"])
-    assert list(typed.spec.covariates) == ["dose", "cell_type"]
-    n = len(typed.spec.covariates["dose"])
+    typed = module(path, cell_type_key="line", continuous_covariate_keys=["dose"])
+    assert (list(typed.spec.covariates), list(typed.spec.continuous)) == (["cell_type"], ["dose"])
     model, batch = begun(typed), some(typed)
-    assert batch.covariates.shape == (32, n + 2)
-    assert model.covariates(batch).equal(torch.cat([batch.covariates[:, :n], batch.batch], 1))
+    assert batch.covariates.shape == (32, 2 + 1)
+    assert model.covariates(batch).equal(torch.cat([batch.covariates[:, 2:], batch.batch], 1))
     assert begun(data).covariates(some(data)).shape == (32, 2 + 1 + 3)
 
 

@@ -66,10 +66,13 @@ def shrinkage_discriminant(
     alpha = SHARES[2]
     if len(left):
         trial = _Moments(expression[kept], classes[kept], prior)
-        losses = [_log_loss(trial.solve(share, k), expression[left], classes[left], prior) for share in SHARES]
+        losses = [_log_loss(*trial.odds(share)[:2], expression[left], classes[left], prior) for share in SHARES]
         alpha = SHARES[int(np.argmin(losses))]
+        del trial
     means = _means(expression, classes, len(prior))
-    return _Moments(expression[rows], classes[rows], prior, means, n_cells).solve(alpha, k)
+    found = _Moments(expression[rows], classes[rows], prior, means, n_cells)
+    weight, bias, factor = found.odds(alpha)
+    return Discriminant(weight, bias, _coordinates(found.products(factor, alpha), k), alpha)
 
 
 class _Moments:
@@ -93,22 +96,32 @@ class _Moments:
         weight = (prior / np.maximum(present, 1))[classes]
         weight /= weight.sum()
         mass = np.bincount(classes, weight, len(prior))
-        X = X.astype(float)
-        self.within = np.asarray((X.T @ diags_array(weight) @ X).todense()) - (own * mass[:, None]).T @ own
+        X = X.astype(np.float32)
+        self.within = (X.T @ diags_array(weight.astype(np.float32)) @ X).toarray()
+        self.within -= ((own * mass[:, None]).T @ own).astype(np.float32)
         self.means = own if means is None else means
 
-    def solve(self, alpha: float, k: int) -> Discriminant:
+    def odds(self, alpha: float) -> tuple[np.ndarray, np.ndarray, tuple]:
+        """w, b and the Cholesky factor of Σ. float32, in place: a copy of G × G numbers is all that is held."""
         G = len(self.within)
-        mean_variance = max(float(np.trace(self.within)) / G, 1e-12)
         shrunk = (1 - alpha) * self.within
-        shrunk[np.diag_indices(G)] += alpha * mean_variance
-        factor = cho_factor(shrunk, lower=True)
-        weight = cho_solve(factor, self.means.T).T
-        bias = np.log(self.prior) - 0.5 * (self.means * weight).sum(1)
-        away = solve_triangular(np.tril(factor[0]), (self.means[1:] - self.means[0]).T, lower=True).T
-        nu = float(np.trace(cho_solve(factor, self.within)))
+        shrunk[np.diag_indices(G)] += alpha * self.mean_variance
+        factor = cho_factor(shrunk, lower=True, overwrite_a=True)
+        weight = cho_solve(factor, self.means.T.astype(np.float32)).T.astype(float)
+        return weight, np.log(self.prior) - 0.5 * (self.means * weight).sum(1), factor
+
+    @property
+    def mean_variance(self) -> float:
+        return max(float(np.trace(self.within)) / len(self.within), 1e-12)
+
+    def products(self, factor: tuple, alpha: float) -> np.ndarray:
+        """d_p · d_q less what the noise of the means adds: P × P."""
+        away = solve_triangular(factor[0], (self.means[1:] - self.means[0]).T.astype(np.float32), lower=True).T
+        inverse = solve_triangular(factor[0], np.eye(len(self.within), dtype=np.float32), lower=True, overwrite_b=True)
+        # tr Σ⁻¹ S, from Σ = (1 − α) S + α v I and tr Σ⁻¹ = ‖L⁻¹‖²
+        nu = (len(inverse) - alpha * self.mean_variance * float(np.square(inverse).sum())) / (1 - alpha)
         noise = nu * (np.diag(1 / np.maximum(self.n_cells[1:], 1)) + 1 / max(self.n_cells[0], 1))
-        return Discriminant(weight, bias, _coordinates(away @ away.T - noise, k), alpha)
+        return away.astype(float) @ away.T.astype(float) - noise
 
 
 def _means(X: csr_matrix, classes: np.ndarray, n: int) -> np.ndarray:
@@ -117,9 +130,9 @@ def _means(X: csr_matrix, classes: np.ndarray, n: int) -> np.ndarray:
     return (csr_matrix((share, (classes, np.arange(len(classes)))), (n, len(classes))) @ X).toarray()
 
 
-def _log_loss(found: Discriminant, X: csr_matrix, classes: np.ndarray, prior: np.ndarray) -> float:
+def _log_loss(weight: np.ndarray, bias: np.ndarray, X: csr_matrix, classes: np.ndarray, prior: np.ndarray) -> float:
     """Mean −log P(class | cell), a cell weighing as its class does in the prior."""
-    loss = -log_softmax(found.log_odds(X), axis=1)[np.arange(len(classes)), classes]
+    loss = -log_softmax(np.asarray(X @ weight.T) + bias, axis=1)[np.arange(len(classes)), classes]
     return float(np.average(loss, weights=(prior / np.maximum(np.bincount(classes, minlength=len(prior)), 1))[classes]))
 
 

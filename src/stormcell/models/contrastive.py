@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 
 from stormcell.analysis.codes import shrinkage_discriminant
 from stormcell.analysis.effects import log_inverse_dispersion
@@ -186,7 +186,8 @@ class Network(nn.Module):
         """N × Z, N × T, N × D, one-hot of the batch N × S (for θ)."""
         h = self.decoder(torch.cat([z, t, covariates], -1))
         logits = self.share(h) + self.level
-        total = torch.logsumexp(logits, -1, keepdim=True)
+        log_share = torch.log_softmax(logits, -1)
+        total = (logits - log_share)[:, :1]
         if self.of_cell is not None:
             log_theta = self.log_theta + self.of_cell(h)
         elif len(self.log_theta) > 1:
@@ -195,9 +196,8 @@ class Network(nn.Module):
             log_theta = batch @ self.log_theta + (1 - known) * self.log_theta.mean(0)
         else:
             log_theta = self.log_theta[0]
-        return Decoded(
-            logits - torch.logaddexp(total, self.rest), None if self.logit is None else self.logit(h), log_theta
-        )
+        log_share = log_share - softplus(self.rest - total)  # the rest of the library takes its share
+        return Decoded(log_share, None if self.logit is None else self.logit(h), log_theta)
 
 
 def kl_normal(mean: Tensor, log_var: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
     from stormcell.models.contrastive import Contrastive, Network, Posterior
 
-BLOCK = 1024  # cells at a time: 1,024 × 2,000 floats are 8 MB
+BLOCK = 512  # cells at a time: 512 × 2,000 floats are 4 MB
 
 
 class Latents(NamedTuple):
