@@ -64,12 +64,13 @@ def train(cfg: DictConfig) -> float | None:
 
 def _absolute(plain: dict[str, Any]) -> None:
     """Paths of files as they can be found from anywhere: evaluate.py may be typed elsewhere."""
-    for group, like in (("data", "*.h5ad"), ("split", "*.csv"), ("targets", "*.csv.gz")):
-        given = plain[group].get("path")
+    files = ("data", "path", "*.h5ad"), ("split", "path", "*.csv"), ("targets", "path", "*.csv.gz")
+    for group, key, like in (*files, ("model", "gene_sets", "*.gmt*")):
+        given = plain[group].get(key)
         if given is not None:
             paths = given if isinstance(given, list) else [given]
-            found = [str(locate(path, f"{group}.path", like).resolve()) for path in paths]
-            plain[group]["path"] = found if isinstance(given, list) else found[0]
+            found = [str(locate(path, f"{group}.{key}", like).resolve()) for path in paths]
+            plain[group][key] = found if isinstance(given, list) else found[0]
 
 
 def _check(plain: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ of them down, and is called a change. Control cells decoded likewise (their own 
 With controls a gene is DE where q is within the rate and |effect| > δ. Without effect this calls at most the rate,
 where the first rule calls nearly every gene if the noise is wider than δ (`tests/test_change.py`). It holds for cells
 that the model was not fitted to: a classifier on t moves the t of its training cells away from the controls even where
-the perturbation does nothing. The decoder errs for all cells alike, which their spread cannot show; it has learnt the change of a gene
-from no more than the counts of the training cells, so their error joins the other (`rate_error`, of both groups):
-    Var r_g = Σ_n (x_ng − r_g l_n)² / (Σ_n l_n)²,   r_g = Σ_n x_ng / Σ_n l_n,   se log2(r_g + ε) = √Var r_g / (r_g + ε) ln 2
+the perturbation does nothing. The decoder errs for all cells alike, which their spread cannot show. What it knows of a
+gene it has from the counts of the training cells, so their error joins the other (`rate_error`, of both groups):
+    r_g = Σ x_ng / Σ l_n,  Var r_g = Σ (x_ng − r_g l_n)² / (Σ l_n)²,  se log2(r_g + ε) = √Var r_g / ((r_g + ε) ln 2)
 A model that shares what it learns among perturbations errs less, so that p is careful.
 
 Shapes: n sampled cells, n₀ control cells, G genes.

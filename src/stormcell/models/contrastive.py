@@ -10,10 +10,10 @@ loss = reconstruction + KL(z) + KL(t) [perturbed] + W2(t) [controls] + classifie
                 to shed the perturbation, and it does not.
     leak        HSIC of t and a nuisance column
 
-The salient mean is μ_t = r Σ_p P(p | x, perturbed) c_p with codes c_p and the gate r = σ(γ · log odds of any
-perturbation against control), for γ = 1 the probability that the cell responded; a larger γ is more of a switch. A cell
-that looks like a control is at 0 whatever its label. Odds and codes are the discriminant analysis of the training cells
-(analysis/codes.py). `salient_encoder=mlp` takes the perceptron of the paper instead.
+The salient mean is μ_t = r Σ_p w_p c_p with codes c_p, weights w_p ∝ P(p | x)^κ and the gate r = σ(γ · log odds of any
+perturbation against control). A cell that looks like a control is near 0 whatever its label. Odds and codes have a
+closed form, the discriminant analysis of the training cells (analysis/codes.py), and keep it unless `codes_rate` says
+otherwise: trained, they learn the training cells by heart. `salient_encoder=mlp` takes the perceptron of the paper.
 
 Shapes: N cells, G genes, Z background and T salient dimensions, D decoder covariates, P perturbations, H hidden units.
 Source: Weinberger, Lin & Lee 2023 (contrastiveVI); Lopez et al. 2018 (scVI); Ganin & Lempitsky 2015 (adversary).
@@ -82,7 +82,7 @@ class Weights:
     kl_t: float = 1.0
     w2: float = 1.0
     classifier: float = 10.0
-    background: float = 50.0
+    background: float = 500.0
     leak: float = 0.0
     warmup_steps: int = 200
 
@@ -110,9 +110,10 @@ class Network(nn.Module):
         norm: str = "layer",
         activation: str = "relu",
         gate: float = 1.0,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__()
-        self.gate = gate
+        self.gate, self.sharpness = gate, sharpness
         self.sizes = [n_background, n_salient, int(infer_library)]
         self.n_background, self.n_salient = n_background, n_salient
         width, deeper = hidden[0], list(hidden[1:])
@@ -175,7 +176,7 @@ class Network(nn.Module):
     def gated(self, log_p: Tensor) -> Tensor:
         """log P(c | x), N × (1 + P), → the share of each perturbation in μ_t, N × P."""
         control, perturbed = log_p[:, :1], torch.logsumexp(log_p[:, 1:], -1, keepdim=True)
-        return torch.sigmoid(self.gate * (perturbed - control)) * (log_p[:, 1:] - perturbed).exp()
+        return torch.sigmoid(self.gate * (perturbed - control)) * (self.sharpness * log_p[:, 1:]).softmax(-1)
 
     @property
     def n_hidden(self) -> int:
@@ -264,12 +265,13 @@ class Contrastive(Model):
         encode_covariates: bool = False,
         salient_encoder: str = "codes",
         weights: Weights = Weights(),
-        background_term: str = "adversary",
+        background_term: str = "mmd",
         class_balanced: bool = True,
         nuisance: str | None = None,
         plain_vae: bool = True,
-        gate: float = 4.0,
-        codes_rate: float = 0.01,
+        gate: float = 0.5,
+        sharpness: float = 2.0,
+        codes_rate: float = 0.0,
         phenotypes: dict[str, list[str]] | None = None,
         gene_sets: str | None = None,
     ) -> None:
@@ -302,12 +304,14 @@ class Contrastive(Model):
             "activation": activation,
         }
         n_codes = len(spec.conditions) if salient_encoder == "codes" else 0
-        self.network = Network(n_salient=n_salient, n_codes=n_codes, gate=gate, **sizes)
+        self.network = Network(n_salient=n_salient, n_codes=n_codes, gate=gate, sharpness=sharpness, **sizes)
         self.plain = Network(n_salient=0, **{**sizes, "n_background": n_background + n_salient}) if plain_vae else None
         for network in filter(None, (self.network, self.plain)):
             network.level.copy_(torch.tensor(spec.gene_mean))
             rest = 1 - float(network.level.double().exp().sum())
             network.rest.copy_(torch.tensor(rest).log() if rest > 1e-3 else torch.tensor(-torch.inf))
+        if self.network.codes is not None and codes_rate == 0:
+            self.network.codes.requires_grad_(False), self.network.odds.requires_grad_(False)
         self.classifier = nn.Linear(n_salient, len(spec.conditions) + 1).requires_grad_(weights.classifier != 0)
         adversarial = background_term == "adversary" and weights.background != 0
         self.critic = mlp(n_background, [64, 64], 2) if adversarial else None
@@ -410,9 +414,10 @@ class Contrastive(Model):
         return []
 
     def parameter_groups(self) -> list[dict]:
-        """Codes and odds, which begin at a closed form, move at a share of the learning rate."""
-        slow = [] if self.network.codes is None else [self.network.codes, *self.network.odds.parameters()]
-        others = [p for p in self.parameters() if all(p is not one for one in slow)]
+        """Codes and odds, which begin at a closed form, stay there or move at a share of the learning rate."""
+        closed = [] if self.network.codes is None else [self.network.codes, *self.network.odds.parameters()]
+        slow = closed if self.codes_rate else []
+        others = [p for p in self.parameters() if all(p is not one for one in closed)]
         return [{"params": others}, *([{"params": slow, "rate": self.codes_rate}] if slow else [])]
 
     # ---- loss
