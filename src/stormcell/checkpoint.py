@@ -25,7 +25,7 @@ from stormcell.data.reference import Reference
 from stormcell.data.spec import Spec
 from stormcell.models.base import Model
 
-FORMAT = 2  # 2: pseudobulk by context and the vectors of targets
+FORMAT = 3  # 3: batches and continuous covariates in the Spec
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -110,7 +110,7 @@ def _background() -> list[Metric]:
         ),
         Metric(
             "background_auc_knn",
-            "the same by neighbours",
+            "control against perturbed, background, by neighbours",
             "Does the share of perturbed cells among the 15 nearest training cells tell them apart (AUC)? Sees what is "
             "not linear",
             "target",
