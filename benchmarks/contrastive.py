@@ -21,14 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 from scipy.stats import mannwhitneyu
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 
 from stormcell import checkpoint
 from stormcell.evaluation.latent import Space, latent_scores
-from stormcell.examine import data_module
+from stormcell.examine import data_of
 from stormcell.judge_latents import _cells, cell_labels, phenotypes
 
 SEEDS = 1, 2, 3
@@ -91,12 +90,9 @@ def table(boards: list[pd.DataFrame]) -> str:
     return "\n".join(lines)
 
 
-def data_of(run: Path):
-    """The model of a run, and its data module."""
-    model = checkpoint.load(run / "checkpoints" / "best.ckpt")
-    data = data_module(OmegaConf.create(model.record["config"]))
-    data.setup()
-    return model, data
+def load(run: Path):
+    """The best checkpoint of a run."""
+    return checkpoint.load(run / "checkpoints" / "best.ckpt")
 
 
 def planted(runs: list[Path]) -> None:
@@ -104,7 +100,7 @@ def planted(runs: list[Path]) -> None:
     found: dict[str, list[float]] = {"decoded change": [], "Wilcoxon, all cells": [], "PCA-50 shift": []}
     called_right, called_wrong = [], []
     for one in runs:
-        _, data = data_of(one)
+        data = data_of(load(one))
         truth, de = data.cells.truth["lfc"], pd.read_csv(one / "tables" / "de.csv")
         control = data.condition == data.cells.control
         expression = data.expression.toarray()
@@ -148,7 +144,8 @@ def scvi_row(run: Path) -> pd.DataFrame:
     import anndata as ad
     from contrastive_vs_scvi import scvi_spaces
 
-    model, data = data_of(run)
+    model = load(run)
+    data = data_of(model)
     parts = _cells(data)
     labels = [cell_labels(data, rows, phenotypes(model)) for rows in parts]
     obs = data.cells.obs

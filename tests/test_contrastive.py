@@ -1,6 +1,7 @@
 """The contrastive VAE: every part of its loss against scipy, torch.distributions and the network unfused; what a cell
 contributes, in any batch and on any process."""
 
+import copy
 from functools import partial
 
 import anndata as ad
@@ -19,17 +20,16 @@ from stormcell.models.contrastive import (
     LIBRARY,
     VALIDATION_STEP,
     Contrastive,
-    Network,
     T,
     Weights,
     Z,
-    kl_normal,
-    wasserstein_to_zero,
 )
-from stormcell.nn.independence import hsic, mmd
+from stormcell.nn.count_vae import Network, kl_normal, wasserstein_to_zero
+from stormcell.nn.independence import BANDWIDTHS, hsic, mmd
 from stormcell.nn.noise import keyed_normal
 
 DECOMPOSED = ("reconstruction", "kl_z", "kl_t", "w2", "classifier", "plain")
+ADVERSARY = {"background_term": "adversary"}
 UNEQUAL = Weights(kl_z=0.7, kl_t=0.9, w2=1.3, classifier=2.1, background=3.1, leak=5.3, warmup_steps=10)
 
 
@@ -105,7 +105,8 @@ def latents_by_hand(model, batch):
         odds = scaled_by_hand(model, batch) @ model.network.odds.weight.T + model.network.odds.bias
         odds = odds.double().numpy()
         responds = expit(model.network.gate * (logsumexp(odds[:, 1:], axis=1) - odds[:, 0]))
-        share = torch.from_numpy(responds[:, None] * softmax(odds[:, 1:], axis=1)).float()
+        power = softmax(odds[:, 1:], axis=1) ** model.network.sharpness
+        share = torch.from_numpy(responds[:, None] * power / power.sum(1, keepdims=True)).float()
         found[1] = share @ model.network.codes, t
     return found
 
@@ -136,6 +137,17 @@ def log_prob_by_hand(model, batch, z, t, log_library):
     return np.where(x == 0, np.log(gate + (1 - gate) * np.exp(counted)), np.log1p(-gate) + counted).sum(1)
 
 
+def mmd_by_hand(a, b):
+    """Mean kernel over pairs of different cells within each sample, less twice that between them: a double loop."""
+
+    def k(x, y):
+        return np.mean([np.exp(-np.square(x - y).sum() / (2 * width * len(x))) for width in BANDWIDTHS])
+
+    a, b = a.double().numpy(), b.double().numpy()
+    within = [np.mean([k(c[i], c[j]) for i in range(len(c)) for j in range(len(c)) if i != j]) for c in (a, b)]
+    return sum(within) - 2 * np.mean([k(x, y) for x in a for y in b])
+
+
 def library_kl(data, batch, mean, log_var):
     """KL of the log library to the normal of the training cells of its batch, by torch."""
     train = data.cells.obs.iloc[data.rows["train"]]
@@ -151,9 +163,9 @@ WORDS = [
     {},
     {"likelihood": "negative_binomial", "dispersion": "gene-batch"},
     {"likelihood": "poisson", "salient_encoder": "mlp"},
-    {"dispersion": "gene-cell", "library": "inferred", "activation": "silu"},
+    {"dispersion": "gene-cell", "library": "inferred", "activation": "silu", **ADVERSARY},
     {"dispersion": "gene-batch", "library": "inferred", "salient_encoder": "mlp", "encode_covariates": True},
-    {"encoder_input": "counts", "hidden": (16,), "background_term": "none", "gate": 1.0},
+    {"encoder_input": "counts", "hidden": (16,), "background_term": "none", "gate": 1.0, "sharpness": 1.0},
 ]
 
 
@@ -162,8 +174,14 @@ WORDS = [
 def test_the_loss_is_the_elbo_of_scipy_and_its_penalties(data, words):
     model = shaken(data, weights=UNEQUAL, nuisance="batch", plain_vae=False, class_balanced=True, **words)
     batch = some(data)
+    assert model.network.gate == words.get("gate", 0.5) and model.network.sharpness == words.get("sharpness", 2.0)
+    if model.network.odds is not None:  # so clear that neither gate nor sharpness would show
+        for parameter in model.network.odds.parameters():
+            parameter *= 0.03
     label = torch.tensor([["control", "A", "B", "C"].index(name) for name in data.condition[batch.index]])
     perturbed = (label > 0).float()
+    term = words.get("background_term", "mmd")
+    assert (model.critic is not None) == (term == "adversary")
     of_z, of_t, of_library = latents_by_hand(model, batch)
     z, t = drawn_by_hand(model, batch, *of_z, Z), drawn_by_hand(model, batch, *of_t, T)
     log_library, kl = batch.library.log(), 0.0
@@ -184,16 +202,23 @@ def test_the_loss_is_the_elbo_of_scipy_and_its_penalties(data, words):
         "kl_t": (divergence[1] * perturbed).sum() / len(label),
         "w2": (length * (1 - perturbed)).sum() / len(label),
         "classifier": (cross_entropy(model.classifier(t), label, reduction="none") * weight[label]).mean(),
-        "background": cross_entropy(model.critic(z), (label > 0).long()) if model.critic is not None else 0.0,
+        "background": {
+            "mmd": lambda: mmd_by_hand(z[:16], z[16:]),
+            "adversary": lambda: cross_entropy(model.critic(z), (label > 0).long()),
+            "none": lambda: 0.0,
+        }[term](),
         "leak": hsic(t[16:], batch.batch[16:]),
     }
     parts = model.loss(batch)
     assert set(parts) == set(model.parts)
     for name, value in wanted.items():
-        assert parts[name].item() == pytest.approx(float(value), rel=1e-4), name
+        # float32: the kernel means of the MMD are near 1 and cancel
+        rounding = 2e-6 if name == "background" and term == "mmd" else 1e-12
+        assert parts[name].item() == pytest.approx(float(value), rel=1e-4, abs=rounding), name
     total = (
         wanted["reconstruction"] + 0.7 * wanted["kl_z"] + 0.9 * wanted["kl_t"] + 1.3 * wanted["w2"]
-        + 2.1 * wanted["classifier"] + 5.3 * wanted["leak"] + wanted["background"]
+        + 2.1 * wanted["classifier"] + 5.3 * wanted["leak"]
+        + (1 if term == "adversary" else 3.1) * wanted["background"]
     )  # fmt: skip
     assert parts["loss"].item() == pytest.approx(float(total), rel=1e-4)
 
@@ -218,7 +243,7 @@ def test_the_background_term_is_of_the_drawn_z(data, term, measure):
 def test_the_encoder_learns_against_the_adversary(data, monkeypatch):
     """In the encoder the gradient is −weight times that of the adversary's cross-entropy, and rises; in the adversary
     it is the cross-entropy's own. Without the reversal z would be taught to tell controls apart."""
-    model, batch = shaken(data, weights=UNEQUAL, plain_vae=False, dropout=0.0), some(data)
+    model, batch = shaken(data, weights=UNEQUAL, plain_vae=False, dropout=0.0, **ADVERSARY), some(data)
     for step, rise in {1: 0.2, 50: 1.0}.items():
         found = gradients(in_training(monkeypatch, model, step).loss(batch)["background"], model)
         q = model.encode(batch, model.network)
@@ -270,7 +295,7 @@ def test_the_plain_vae_is_a_vae_of_every_cell_alike(data):
 def test_a_cell_has_the_same_bound_in_any_batch(data, monkeypatch, step, library):
     """Alone, among controls only, or among perturbed cells only: keyed noise and dropout, no share of the group in a
     weight."""
-    model, batch = shaken(data, library=library), some(data)
+    model, batch = shaken(data, library=library, **ADVERSARY), some(data)
     if step is not None:
         in_training(monkeypatch, model, step)
     whole = model.loss(batch)
@@ -329,7 +354,7 @@ def test_dropout_belongs_to_the_cell_and_keeps_the_mean(data, monkeypatch):
 @pytest.mark.parametrize("words", [{}, {"library": "inferred", "salient_encoder": "mlp", "likelihood": "poisson"}])
 def test_the_gradient_is_the_mean_over_the_processes_shares(data, monkeypatch, words):
     """Half of the controls and half of the perturbed cells on each of two processes, adversary included."""
-    model = in_training(monkeypatch, shaken(data, weights=UNEQUAL, **words), 5)
+    model = in_training(monkeypatch, shaken(data, weights=UNEQUAL, codes_rate=0.01, **ADVERSARY, **words), 5)
     whole = gradients(model.loss(some(data))["loss"], model)
     shards = [cells(data, data.step_rows(0, rank, 2)) for rank in range(2)]
     assert [int((shard.condition.sum(1) > 0).sum()) for shard in shards] == [8, 8]
@@ -465,6 +490,16 @@ def test_codes_and_odds_move_at_their_own_rate(data):
         assert rate[id(parameter)] == pytest.approx(3e-4 if slow else 3e-3), name
 
 
+def test_without_a_rate_codes_and_odds_stay_at_their_closed_form(data):
+    model = begun(data)
+    before = copy.deepcopy(model.state_dict())
+    closed = {"network.codes", "network.odds.weight", "network.odds.bias"}
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == closed
+    fit(model, data, 3)
+    for name, parameter in model.named_parameters():
+        assert before[name].equal(parameter) == (name in closed), name
+
+
 def test_training_lowers_the_loss_of_held_out_cells(data):
     model = begun(data, dropout=0.0)
     held = cells(data, np.concatenate([data.rows["test"], data.rows["truth"]]))
@@ -485,3 +520,14 @@ def test_a_perturbation_that_training_has_not_seen_counts_in_no_classifier(path)
     assert parts["classifier"].item() == 0
     assert parts["kl_t"] > 0 and parts["w2"].item() == 0
     assert np.isfinite(parts["loss"].item())
+
+
+@torch.no_grad()
+def test_a_perturbation_that_training_has_not_seen_is_no_control_for_hsic(path):
+    data = module(path, split=partial(held_out_perturbations, names=["B"], min_cells=1))
+    model = shaken(data, background_term="hsic")
+    seen = np.flatnonzero(data.condition != "B")[::9]
+    unseen = np.flatnonzero(data.condition == "B")[:8]
+    wanted = model.loss(cells(data, seen))["background"]
+    assert model.loss(cells(data, np.concatenate([seen, unseen])))["background"].item() == pytest.approx(wanted.item())
+    assert model.loss(cells(data, unseen))["background"].item() == 0

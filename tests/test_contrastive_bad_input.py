@@ -8,7 +8,7 @@ from contrastive_world import begun, fit, module, screen
 from runs import inside
 
 from stormcell.config import UserError
-from stormcell.models.contrastive import _WORDS, Contrastive
+from stormcell.models.contrastive import _WORDS, Contrastive, Weights
 from stormcell.models.decoding import latents
 
 FILE = (
@@ -121,6 +121,21 @@ def test_a_nuisance_that_several_perturbations_share_is_taken(here):
     for nuisance in ("line", "batch", "library"):
         model = begun(data, nuisance=nuisance)
         assert len(model._nuisance) == len(data.cells)
+
+
+@pytest.mark.parametrize("number", [lambda label: float(ord(label[0])), lambda label: float(label != "control")])
+def test_a_number_that_stands_for_the_perturbation_is_refused_as_a_nuisance(here, number):
+    changed(here, lambda file: file.obs.__setitem__("guide", [number(label) for label in file.obs["perturbation"]]))
+    data = module(here / "cells.h5ad", continuous_covariate_keys=["guide"])
+    with pytest.raises(UserError, match="has one value in each perturbation"):
+        begun(data, nuisance="guide")
+
+
+@pytest.mark.parametrize(("words", "told"), [({"nuisance": "batch"}, 1), ({"weights": Weights(leak=1.0)}, 1), ({}, 0)])
+def test_a_nuisance_without_a_weight_or_a_weight_without_a_nuisance_is_told(here, words, told):
+    data = module(here / "cells.h5ad")
+    notes = begun(data, **words).notes(data)
+    assert len([note for note in notes if "model.weights.leak" in note]) == told
 
 
 def test_with_one_perturbation_any_nuisance_of_both_kinds_of_cells_is_taken(tmp_path):

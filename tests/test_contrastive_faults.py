@@ -35,8 +35,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from stormcell.analysis.change import change
 from stormcell.data.cell_cycle import cell_cycle_genes
-from stormcell.models.contrastive import Contrastive, Network, Weights, cell_labels, wasserstein_to_zero
-from stormcell.models.decoding import expression, latents, pairs
+from stormcell.models.contrastive import Contrastive, Weights
+from stormcell.models.decoding import cell_labels, expression, latents, pairs
+from stormcell.nn.count_vae import Network, wasserstein_to_zero
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def salient_encoder(model):
 def test_the_classifier_gradient_is_that_of_a_plain_cross_entropy(data, encoder):
     """By finite differences in float64, and the same whatever the other terms are. A score-function factor multiplies
     it with log p − log q of the cell, so that it drifts with the ELBO."""
-    model = shaken(data, plain_vae=False, salient_encoder=encoder, gate=1.0).double()
+    model = shaken(data, plain_vae=False, salient_encoder=encoder, codes_rate=0.01).double()
     batch = part_of(some(data), [0, 1, 17, 20])
     batch = type(batch)(*(value.double() if value.is_floating_point() else value for value in batch))
     found = []
@@ -153,7 +154,7 @@ def test_the_classifier_is_asked_for_logits(data):
 def test_the_learning_rate_falls_over_training(data):
     schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=8, eta_min=1e-5)
     torch.manual_seed(0)
-    model = Contrastive(data.spec, ADAM, schedule, **SMALL)
+    model = Contrastive(data.spec, ADAM, schedule, codes_rate=0.1, **SMALL)
     model.initialise(data)
     rates = []
 
@@ -346,7 +347,7 @@ def test_no_cell_is_dropped_at_one_percent_controls(tmp_path):
 
 @torch.no_grad()
 def test_one_perturbed_cell_in_a_batch_has_a_finite_loss(data):
-    for words in ({}, {"background_term": "mmd"}, {"background_term": "hsic"}):
+    for words in ({}, {"background_term": "adversary"}, {"background_term": "hsic"}):
         model = shaken(data, nuisance="batch", weights=Weights(leak=1.0), **words)
         for chosen in ([0], [16], [0, 1, 2, 16], [0, 16, 17]):
             parts = model.loss(part_of(some(data), chosen))

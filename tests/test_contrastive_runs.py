@@ -101,6 +101,8 @@ def test_held_out_cells_are_exported_with_both_latents(folder):
     assert set(table.index) == held
     assert {"condition", "is_control", "batch", "phase", "library", "elbo", "perturbed_probability"} <= set(table)
     assert (table["elbo"] < 0).all() and table["perturbed_probability"].between(0, 1).all()
+    mixture = table["mixscape_probability"]
+    assert mixture[~table["is_control"]].between(0, 1).all() and mixture[table["is_control"]].isna().all()
 
 
 # ---- the checkpoint
@@ -213,6 +215,7 @@ def test_two_processes_train_as_one(home):
     """Adversary and LayerNorm: half of the controls and of the perturbed cells on each, weights equal but for rounding,
     and validation over all cells. eps keeps weights still whose gradient is nothing but rounding."""
     keys = (*KEYS, *SMALL, "trainer.max_steps=10", "model.optimizer.lr=1e-4", "+model.optimizer.eps=1e-6")
+    keys += ("model.background_term=adversary", "model.weights.background=50")
     several = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     two = runs.start("train.py", *several, *keys, f"hydra.run.dir={home}/two", cwd=home)
     one = runs.inside("train.py", *keys, f"hydra.run.dir={home}/one", cwd=home)

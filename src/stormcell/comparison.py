@@ -33,7 +33,7 @@ def compare(jobs: list[Path]) -> pd.DataFrame:
     stands behind the method's name; what it varies of data and split keeps its jobs apart, in the column `data`. Empty
     without a finished job.
     """
-    tables = [found for job, varied in _varied(jobs).items() if (found := _job(job, varied)) is not None]
+    tables = [found for job, words in what_varied(jobs).items() if (found := _job(job, *words)) is not None]
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, ignore_index=True).drop_duplicates(["data", "seed", *KEYS])
@@ -53,8 +53,18 @@ def compare(jobs: list[Path]) -> pd.DataFrame:
     return board.sort_values(["data", "group", "model"], ascending=[True, True, False], kind="stable")
 
 
-def _varied(jobs: list[Path]) -> dict[Path, dict[str, str]]:
-    """job -> the overrides that are not the same in every job, but for the model's name and the seed."""
+def what_varied(jobs: list[Path]) -> dict[Path, tuple[str, str]]:
+    """job -> what a sweep varies beside the model's name and the seed: what goes behind the name of a method, and what
+    makes other cells of the data."""
+    found = {}
+    for job, own in _overrides(jobs).items():
+        cells = {key: value for key, value in own.items() if key.split(".")[0] in OF_THE_CELLS}
+        extra = "".join(f", {key}={value}" for key, value in own.items() if key not in cells)
+        found[job] = extra, " ".join(f"{key}={value}" for key, value in cells.items())
+    return found
+
+
+def _overrides(jobs: list[Path]) -> dict[Path, dict[str, str]]:
     typed = {}
     for job in jobs:
         overrides = OmegaConf.to_object(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
@@ -66,7 +76,7 @@ def _varied(jobs: list[Path]) -> dict[Path, dict[str, str]]:
     }
 
 
-def _job(folder: Path, varied: dict[str, str]) -> pd.DataFrame | None:
+def _job(folder: Path, extra: str, apart: str) -> pd.DataFrame | None:
     """The per-perturbation scores of one job; None where it has not finished."""
     metrics, table = folder / "metrics.json", folder / "tables" / "perturbations.csv"
     if not (metrics.is_file() and table.is_file()):
@@ -77,10 +87,8 @@ def _job(folder: Path, varied: dict[str, str]) -> pd.DataFrame | None:
     exact = rows.drop_duplicates(KEYS[:1] + KEYS[2:]).assign(method=EXACT, model=False)
     exact[[name for name in METRICS if name in rows]] = np.nan
     rows = pd.concat([rows, exact.assign(shift_correlation=exact["expected_exact"])])
-    cells = {key: value for key, value in varied.items() if key.split(".")[0] in OF_THE_CELLS}
-    extra = "".join(f", {key}={value}" for key, value in varied.items() if key not in cells)
     rows.loc[rows["model"], "method"] += extra
-    data = " ".join([found["data"]["source"], *(f"{key}={value}" for key, value in cells.items())])
+    data = " ".join([found["data"]["source"], *([apart] if apart else [])])
     return rows.assign(seed=OmegaConf.load(folder / "config.yaml").seed, data=data)
 
 

@@ -72,9 +72,7 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # Batches come from memory in one call: workers would make them slower (README, "How it is built").
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Networks of this size gain little from a second thread, and lose tenfold where the cores are shared.
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    hold_threads()
     for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*srun.*"):
         warnings.filterwarnings("ignore", message=message)
     # A resumed run: the stream of batches finds its place by the step, and the folder is meant to be its own.
@@ -84,9 +82,27 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 
 
+def hold_threads() -> None:
+    """One thread, or as many as OMP_NUM_THREADS says.
+
+    Networks of this size gain little from a second thread, and lose tenfold where the cores are shared. Held again
+    after the cells are read: the parallel kernels behind scanpy leave torch with a thread for every core.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+
+
 def data_module(cfg: DictConfig) -> pl.LightningDataModule:
     config = OmegaConf.to_object(cfg.data)
     return instantiate(cfg.datamodule)(data=config, split=instantiate(cfg.split), targets=instantiate(cfg.targets))
+
+
+def data_of(model: Any) -> pl.LightningDataModule:
+    """The cells that a model of a checkpoint was trained on, read and split again."""
+    was = OmegaConf.create(model.record["config"])
+    was.data = OmegaConf.merge(OmegaConf.structured(DataConfig), was.data)
+    data = data_module(was)
+    data.setup()
+    return data
 
 
 def _judged_cells(was: DictConfig, model: Any, elsewhere: bool) -> tuple[Any, list[str]]:
@@ -159,6 +175,7 @@ def _judge_predictions(cfg: DictConfig) -> None:
 def report(model, data, notes: list[str], embedding: str, loggers, folder: Path, ckpt, timing: dict) -> None:
     """Judge on the CPU, where numbers are the same to the last digit, and write everything down."""
     start = time.perf_counter()
+    hold_threads()
     reference, vectors = checkpoint.reference(model)
     own = data.cells.fingerprint == model.record["data_sha256"]
     told = [*notes, *data.cells.notes, *data.split.notes, *vectors.notes, *model.notes(data)]

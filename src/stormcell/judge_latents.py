@@ -53,6 +53,7 @@ def judge_latents(model: Contrastive, data: ControlPerturbedDataModule, notes: l
     spaces |= baselines.all()
     board = latent_board(spaces, *labels, model.seed)
     cells, tables = _about_cells(model, data, held, own, labels)
+    cells["mixscape_probability"] = baselines.mixscape_perturbed()[1]
     tables |= _about_genes(model, data, held, own[1])
     table, summary = _criticism(model, data, held)
     tables |= {"criticism": table, "criticism_summary": pd.DataFrame([summary])}
@@ -184,9 +185,11 @@ def _adata(model, data, held: np.ndarray, own: Latents, cells: pd.DataFrame) -> 
 
     shown = np.flatnonzero(np.isin(held, _evenly(held, DECODED)))
     rows = held[shown]
+    obs = cells.iloc[shown]
+    words = [column for column in obs if obs[column].dtype.kind == "O"]  # anndata would make them categories, aloud
     adata = ad.AnnData(
         np.log1p(expression(model, data, rows) * 1e4),
-        obs=cells.iloc[shown].copy(),
+        obs=obs.astype(dict.fromkeys(words, "category")),
         var=pd.DataFrame(index=list(model.spec.genes)),
     )
     adata.layers["without_salient"] = np.log1p(expression(model, data, rows, "zero") * 1e4)

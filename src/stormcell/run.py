@@ -23,7 +23,7 @@ from stormcell.check import check_calls
 from stormcell.config import Config, UserError, nearest
 from stormcell.data.cells import locate
 from stormcell.data.pseudobulk import PseudobulkDataModule
-from stormcell.examine import EMBEDDINGS, check_word, data_module, folder_of_run, quiet, report
+from stormcell.examine import EMBEDDINGS, check_word, data_module, folder_of_run, hold_threads, quiet, report
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def train(cfg: DictConfig) -> float | None:
     pl.seed_everything(cfg.seed, verbose=False)
     data = data_module(cfg)
     data.setup()
+    hold_threads()
     model = instantiate(cfg.model)(spec=data.spec)
     model.initialise(data)
     _fits(model, data, cfg.objective)

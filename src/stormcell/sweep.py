@@ -1,4 +1,7 @@
-"""What a multirun leaves: summary.csv, one row per job, and comparison.csv, one row per method over all seeds."""
+"""What a multirun leaves: summary.csv, one row per job, and comparison.csv, one row per method over all seeds.
+
+Models of latent spaces have other metrics, and a latent_comparison.csv.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,16 @@ def show_comparison(folder: Path) -> None:
     """comparison.csv and its short form on the screen, where at least one job has finished."""
     from rich.console import Console  # heavy imports wait until there is something to show
 
-    from stormcell import comparison
+    from stormcell import comparison, latent_comparison
 
-    board = comparison.compare([job.parent for job in sorted(folder.glob("**/.hydra"), key=_number)])
-    if board.empty:
-        return
-    board.to_csv(folder / "comparison.csv", index=False)
-    comparison.show(board, Console(width=None if sys.stdout.isatty() else 150))
-    print(f"models and baselines over all seeds in {folder / 'comparison.csv'}")
+    jobs = [job.parent for job in sorted(folder.glob("**/.hydra"), key=_number)]
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    for kind, name in ((comparison, "comparison.csv"), (latent_comparison, "latent_comparison.csv")):
+        board = kind.compare(jobs)
+        if not board.empty:
+            board.to_csv(folder / name, index=False)
+            kind.show(board, console)
+            print(f"models and baselines over all seeds in {folder / name}")
 
 
 def write_summary(folder: Path) -> int:

@@ -158,17 +158,19 @@ def _pinned_and_mixed() -> list[Metric]:
             "mixing",
             "mixing, background",
             "Are control and perturbed cells mixed among 50 neighbours in the background? 0 apart, 1 as if at random",
-            "higher",
+            "target",
             BACKGROUND,
             "control or perturbed cells are missing",
+            best=1.0,
         ),
         Metric(
             "mixing_batch",
             "mixing of batches, salient",
             "Are batches of perturbed cells mixed among 50 neighbours in the salient space? 0 apart, 1 as if at random",
-            "higher",
+            "target",
             LEAK,
             _BATCH,
+            best=1.0,
         ),
     ]
 

@@ -23,13 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy
 
 from stormcell.analysis.codes import shrinkage_discriminant
 from stormcell.analysis.effects import log_inverse_dispersion
@@ -38,10 +37,12 @@ from stormcell.config import UserError, nearest
 from stormcell.data.cells import locate
 from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
 from stormcell.data.csr import row_normalise_log1p
+from stormcell.data.nuisance import read_nuisance
 from stormcell.data.spec import Spec
-from stormcell.evaluation.latent import CellLabels, Space, follow
+from stormcell.evaluation.latent import Space, follow
 from stormcell.models.base import Model
-from stormcell.models.decoding import latents
+from stormcell.models.decoding import cell_labels, latents
+from stormcell.nn.count_vae import Decoded, Network, Posterior, kl_normal, wasserstein_to_zero
 from stormcell.nn.independence import hsic, mmd, reverse
 from stormcell.nn.likelihood import (
     negative_binomial_log_prob,
@@ -56,24 +57,6 @@ FOLLOWED = 1500  # training cells that probes are fitted on during training
 Z, T, LIBRARY, DROPOUT, PLAIN = range(5)  # streams of keyed noise
 
 
-class Posterior(NamedTuple):
-    """Means and log variances of the latents of N cells."""
-
-    z: Tensor  # N × Z
-    z_log_var: Tensor
-    t: Tensor  # N × T
-    t_log_var: Tensor
-    library: Tensor | None  # N × 1, log; only where it is inferred
-    library_log_var: Tensor | None
-    log_odds: Tensor | None  # N × (1 + P): of control and each perturbation; only of the encoder by codes
-
-
-class Decoded(NamedTuple):
-    log_share: Tensor  # N × G, log of the share of the library
-    logit: Tensor | None  # N × G, of the zero inflation
-    log_theta: Tensor  # G or N × G, of the inverse dispersion
-
-
 @dataclass(frozen=True)
 class Weights:
     """Of the terms of the loss, in nats per cell; KL, background and leak rise over `warmup_steps`."""
@@ -85,130 +68,6 @@ class Weights:
     background: float = 500.0
     leak: float = 0.0
     warmup_steps: int = 200
-
-
-class Network(nn.Module):
-    """Encoders with one fused first layer, and the decoder.
-
-    n_covariates: columns beside the latents in the decoder; n_encoded: beside the counts in the encoders; n_codes:
-    perturbations that have a code, 0 for the perceptron. n_salient=0 makes a plain VAE.
-    """
-
-    def __init__(
-        self,
-        n_genes: int,
-        n_background: int,
-        n_salient: int,
-        hidden: Sequence[int],
-        n_covariates: int = 0,
-        n_encoded: int = 0,
-        n_codes: int = 0,
-        infer_library: bool = False,
-        likelihood: str = "zero_inflated_negative_binomial",
-        dispersion: str = "gene",
-        n_batches: int = 0,
-        norm: str = "layer",
-        activation: str = "relu",
-        gate: float = 1.0,
-        sharpness: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.gate, self.sharpness = gate, sharpness
-        self.sizes = [n_background, n_salient, int(infer_library)]
-        self.n_background, self.n_salient = n_background, n_salient
-        width, deeper = hidden[0], list(hidden[1:])
-        outputs = [2 * n_background]
-        outputs += [n_salient if n_codes else 2 * n_salient] if n_salient else []
-        outputs += [2] if infer_library else []
-        blocks = len(outputs)
-        act = {"relu": nn.ReLU, "silu": nn.SiLU}[activation]
-
-        def normalise(n: int, groups: int = 1) -> nn.Module:
-            return nn.BatchNorm1d(n, eps=1e-3, momentum=0.01) if norm == "batch" else nn.GroupNorm(groups, n)
-
-        self.first = nn.Sequential(
-            nn.Linear(n_genes + n_encoded, blocks * width), normalise(blocks * width, blocks), act()
-        )
-        self.heads = nn.ModuleList(mlp(width, deeper, n) for n in outputs)
-        self.odds = nn.Linear(n_genes, n_codes + 1) if n_codes else None
-        self.codes = nn.Parameter(torch.zeros(n_codes, n_salient)) if n_codes else None
-        last = list(hidden)[::-1]
-        layers: list[nn.Module] = []
-        for a, b in zip([n_background + n_salient + n_covariates, *last], last, strict=False):
-            layers += [nn.Linear(a, b), normalise(b), act()]
-        self.decoder = nn.Sequential(*layers)
-        self.share = nn.Linear(last[-1], n_genes)
-        zeros = likelihood == "zero_inflated_negative_binomial"
-        self.logit = nn.Linear(last[-1], n_genes) if zeros else None
-        disperses = likelihood != "poisson"
-        self.of_cell = nn.Linear(last[-1], n_genes) if dispersion == "gene-cell" and disperses else None
-        rows = n_batches if dispersion == "gene-batch" and n_batches else 1
-        # Several processes would wait for the gradient of a parameter that the loss does not hold.
-        self.log_theta = nn.Parameter(torch.zeros(rows, n_genes), requires_grad=disperses)
-        self.register_buffer("level", torch.zeros(n_genes))
-        # log share of what the library counts outside the genes; −inf where there is nothing
-        self.register_buffer("rest", torch.tensor(-torch.inf))
-
-    def encode(self, x: Tensor, scaled: Tensor, dropped: Tensor | None = None) -> Posterior:
-        """What the encoders read, N × (G + encoded covariates), what the odds are of, N × G, and the hidden units that
-        dropout keeps, N × blocks · H, each 0 or 1 / (1 − p)."""
-        h = self.first(x)
-        if dropped is not None:
-            h = h * dropped
-        blocks = iter(h.chunk(len(self.heads), -1))
-        heads = iter(self.heads)
-        z, z_log_var = next(heads)(next(blocks)).chunk(2, -1)
-        t = t_log_var = z[:, :0]
-        log_odds = library = library_log_var = None
-        if self.n_salient:
-            out = next(heads)(next(blocks))
-            if self.codes is None:
-                t, t_log_var = out.chunk(2, -1)
-            else:
-                log_odds, t_log_var = self.odds(scaled), out
-                t = self.gated(log_odds.log_softmax(-1)) @ self.codes
-        if self.sizes[2]:
-            library, library_log_var = next(heads)(next(blocks)).chunk(2, -1)
-            library_log_var = library_log_var.clamp(-10, 5)
-        cut = [value.clamp(-10, 5) for value in (z_log_var, t_log_var)]
-        return Posterior(z, cut[0], t, cut[1], library, library_log_var, log_odds)
-
-    def gated(self, log_p: Tensor) -> Tensor:
-        """log P(c | x), N × (1 + P), → the share of each perturbation in μ_t, N × P."""
-        control, perturbed = log_p[:, :1], torch.logsumexp(log_p[:, 1:], -1, keepdim=True)
-        return torch.sigmoid(self.gate * (perturbed - control)) * (self.sharpness * log_p[:, 1:]).softmax(-1)
-
-    @property
-    def n_hidden(self) -> int:
-        """Hidden units of all encoders together, which dropout may drop."""
-        return self.first[0].out_features
-
-    def decode(self, z: Tensor, t: Tensor, covariates: Tensor, batch: Tensor) -> Decoded:
-        """N × Z, N × T, N × D, one-hot of the batch N × S (for θ)."""
-        h = self.decoder(torch.cat([z, t, covariates], -1))
-        logits = self.share(h) + self.level
-        log_share = torch.log_softmax(logits, -1)
-        total = (logits - log_share)[:, :1]
-        if self.of_cell is not None:
-            log_theta = self.log_theta + self.of_cell(h)
-        elif len(self.log_theta) > 1:
-            # A cell of a batch that training has not seen takes the mean.
-            known = batch.sum(-1, keepdim=True)
-            log_theta = batch @ self.log_theta + (1 - known) * self.log_theta.mean(0)
-        else:
-            log_theta = self.log_theta[0]
-        log_share = log_share - softplus(self.rest - total)  # the rest of the library takes its share
-        return Decoded(log_share, None if self.logit is None else self.logit(h), log_theta)
-
-
-def kl_normal(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, e^log_var) ‖ N(0, I)) per cell, in nats: N × K → N."""
-    return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(-1)
-
-
-def wasserstein_to_zero(mean: Tensor, log_var: Tensor) -> Tensor:
-    """Squared 2-Wasserstein distance of N(mean, e^log_var) to a point mass at 0: N × K → N."""
-    return (mean.square() + log_var.exp()).sum(-1)
 
 
 class Contrastive(Model):
@@ -344,7 +203,8 @@ class Contrastive(Model):
             self._class_weight[1:] = torch.from_numpy(weight).float()
         self._fit_library_prior(data, np.log(library))
         self.typical.fill_(float(np.exp(np.log(library[train]).mean())))
-        self._nuisance = self._read_nuisance(data)
+        if self.nuisance is not None:
+            self._nuisance = torch.from_numpy(read_nuisance(data, self.nuisance))
         if self.network.codes is not None:
             prior = np.r_[0.5, np.full(len(names) - 1, 0.5 / (len(names) - 1))]
             k = self.network.n_salient
@@ -377,37 +237,6 @@ class Contrastive(Model):
             mine = train[data.cells.obs["batch"].to_numpy(str)[train] == name] if self.spec.batches else train
             values = torch.tensor([log_library[mine].mean(), max(log_library[mine].var(), 1e-4)])
             self.library_prior[i] = values.to(self.library_prior)
-
-    def _read_nuisance(self, data: ControlPerturbedDataModule) -> Tensor:
-        """The nuisance of every cell: N × D, one-hot or z-scored; refused where it tells the perturbation."""
-        if self.nuisance is None:
-            return torch.zeros(0, 0)
-        obs, train = data.cells.obs, data.rows["train"]
-        if self.nuisance not in obs:
-            raise UserError(
-                f"{data.cells.origin}: model.nuisance={self.nuisance}{nearest(self.nuisance, obs.columns)} was not "
-                f"read; columns: {', '.join(obs.columns)}; data.covariate_keys reads others"
-            )
-        column = obs[self.nuisance]
-        if column.dtype.kind in "fiu" and self.nuisance not in ("condition", "is_control"):
-            values = np.log(column.to_numpy(float)) if self.nuisance == "library" else column.to_numpy(float)
-            return torch.from_numpy((values - values[train].mean()) / (values[train].std() + 1e-9))[:, None].float()
-        names, code = np.unique(column.to_numpy(str), return_inverse=True)
-        control = obs["is_control"].to_numpy()
-        shares = np.array([control[train][code[train] == i].mean() for i in np.unique(code[train])])
-        mine = train[~control[train]]
-        found = np.unique([code[mine], self._labels[mine]], axis=1)
-        if len(np.unique(found[1])) > 1 and len(np.unique(found[0])) == found.shape[1]:
-            raise UserError(
-                f"{data.cells.origin}: model.nuisance={self.nuisance} tells the perturbations apart by itself, so "
-                "taking it out of t would take them out; name a column whose values several perturbations share"
-            )
-        if np.isin(shares, (0, 1)).all():
-            raise UserError(
-                f"{data.cells.origin}: model.nuisance={self.nuisance} tells control from perturbed cells by itself, so "
-                "taking it out of t would take the perturbation out; name a column that both kinds of cells share"
-            )
-        return torch.eye(len(names))[torch.from_numpy(code)]
 
     def unknown_targets(self, condition: str) -> list[str]:
         """None: any cell has latents, whatever was done to it."""
@@ -530,7 +359,7 @@ class Contrastive(Model):
         return {**{name: scores[name] for name in self.scores[:-1]}, "score": recovered - apart}
 
     def notes(self, data: ControlPerturbedDataModule) -> list[str]:
-        """How much of either space is used: active units are dimensions with Var_x[μ(x)] > 0.01."""
+        """How much of either space is used: active units are dimensions with Var_x[μ(x)] > 0.01; what was left out."""
         held = data.rows["validation"] if len(data.rows["validation"]) else data.rows["test"]
         found = latents(self, data, held)
         active = [int((space.var(0) > 0.01).sum()) for space in (found.background, found.salient)]
@@ -543,7 +372,12 @@ class Contrastive(Model):
                 ": the posterior has collapsed and the decoder ignores it; lower model.weights.kl_z or "
                 "model.weights.kl_t (0.1)"
             )
-        return [text]
+        told = [text]
+        if (self.nuisance is None) != (self.weights.leak == 0):
+            told.append("t was kept from no nuisance: that takes model.nuisance=… and model.weights.leak above 0 (10)")
+        if "cell_type" in self.spec.covariates:
+            told.append("the decoder is not told the cell type, which the background is to hold")
+        return told
 
     # ---- parts of the loss
 
@@ -563,7 +397,10 @@ class Contrastive(Model):
             rise = min(1.0, (self.global_step + 1) / max(self.weights.warmup_steps, 1))
             return cross_entropy(self.critic(reverse(z, weight * rise)), (label != 0).long())
         if self.background_term == "hsic":
-            return hsic(z, nn.functional.one_hot(label.clamp(min=0), len(self._class_weight)).to(z.dtype))
+            known = label >= 0  # a perturbation that training has not seen is no control
+            if not known.any():
+                return z.new_zeros(())
+            return hsic(z[known], nn.functional.one_hot(label[known], len(self._class_weight)).to(z.dtype))
         control, perturbed = z[label == 0], z[label != 0]
         return mmd(control, perturbed) if min(len(control), len(perturbed)) > 1 else z.new_zeros(())
 
@@ -581,19 +418,6 @@ class Contrastive(Model):
         decoded = self.plain.decode(z, q.t, self.covariates(batch), batch.batch)
         kl = kl_normal(q.z, q.z_log_var).mean()
         return -self.log_prob(batch.counts, decoded, log_library).mean() + kl_library.mean() + rise * kl
-
-
-def cell_labels(data: ControlPerturbedDataModule, rows: np.ndarray, merged: dict[str, str] | None = None) -> CellLabels:
-    """What is known of some cells beside their counts."""
-    obs = data.cells.obs
-    columns = {key: obs[key].to_numpy(str)[rows] for key in ("batch", "cell_type", "phase") if key in obs}
-    return CellLabels(
-        condition=data.condition[rows],
-        control=data.cells.control,
-        library=obs["library"].to_numpy(float)[rows],
-        merged=merged or {},
-        **columns,
-    )
 
 
 def _draw(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from stormcell.config import UserError, nearest
+from stormcell.evaluation.spaces import CellLabels
 from stormcell.nn.noise import keyed_normal
 
 if TYPE_CHECKING:
     from stormcell.data.control_perturbed import ControlPerturbedDataModule, PerturbedCells
-    from stormcell.models.contrastive import Contrastive, Network, Posterior
+    from stormcell.models.contrastive import Contrastive
+    from stormcell.nn.count_vae import Network, Posterior
 
 BLOCK = 512  # cells at a time: 512 × 2,000 floats are 4 MB
 
@@ -140,6 +142,19 @@ def elbo(
         for kept, part in zip(found, (bound, likelihood), strict=True):
             kept.append(part.cpu().numpy().copy())
     return np.concatenate(found[0]), np.concatenate(found[1])
+
+
+def cell_labels(data: ControlPerturbedDataModule, rows: np.ndarray, merged: dict[str, str] | None = None) -> CellLabels:
+    """What is known of some cells beside their counts."""
+    obs = data.cells.obs
+    columns = {key: obs[key].to_numpy(str)[rows] for key in ("batch", "cell_type", "phase") if key in obs}
+    return CellLabels(
+        condition=data.condition[rows],
+        control=data.cells.control,
+        library=obs["library"].to_numpy(float)[rows],
+        merged=merged or {},
+        **columns,
+    )
 
 
 # ---- parts
