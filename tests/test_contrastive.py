@@ -77,11 +77,11 @@ def encoders_by_hand(model, network, batch):
     if model.encode_covariates:
         x = torch.cat([x, covariates_by_hand(batch)], -1)
     linear, norm, act = network.first
-    H = linear.out_features // len(network.heads)
+    H = len(linear.bias) // len(network.heads)
     outputs = []
     for i, head in enumerate(network.heads):
         mine = slice(i * H, (i + 1) * H)
-        h = x @ linear.weight[mine].T + linear.bias[mine]
+        h = x @ linear.weight[:, mine] + linear.bias[mine]
         outputs.append(head(act(layer_norm(h, (H,), norm.weight[mine], norm.bias[mine]))))
     return outputs
 

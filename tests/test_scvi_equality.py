@@ -81,7 +81,7 @@ def their_model(ours: Contrastive) -> nn.Module:
         rows = slice(i * H, (i + 1) * H)
         their_linear, their_norm = encoder.encoder.fc_layers[0][:2]
         nn.init.zeros_(their_linear.weight)
-        their_linear.weight.data[:, : linear.in_features] = linear.weight.data[rows]
+        their_linear.weight.data[:, : len(linear.weight)] = linear.weight.data[:, rows].T
         their_linear.bias.data = linear.bias.data[rows].clone()
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(their_norm, name).data.copy_(getattr(norm, name).data[rows])
@@ -119,7 +119,7 @@ def their_parts(theirs: nn.Module, counts, code, noise: list) -> dict[str, torch
 
 def gradients(ours: Contrastive, theirs: nn.Module):
     """Of the same weights: first layer of either encoder, dispersions, and what the zero inflation is read from."""
-    first = ours.network.first[0].weight.grad
+    first = ours.network.first[0].weight.grad.T
     for i, encoder in enumerate((theirs.z_encoder, theirs.s_encoder)):
         yield first[i * H : (i + 1) * H], encoder.encoder.fc_layers[0][0].weight.grad[:, : first.shape[1]]
     yield ours.network.log_theta.grad[0], theirs.px_r.grad

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numba
 
+COMPILES = not numba.config.DISABLE_JIT
+
 
 def compiled(function: Callable) -> Callable:
     """Machine code, kept on disk where any folder of numba's choice can be written, else made anew in each process."""

@@ -72,6 +72,8 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # Batches come from memory in one call: workers would make them slower (README, "How it is built").
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Deterministic runs would else fill every new tensor before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     hold_threads()
     for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*srun.*"):
         warnings.filterwarnings("ignore", message=message)

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import layer_norm, linear
 
 from stormcell.nn.mlp import mlp
+from stormcell.nn.sparse_linear import SparseLinear
 
 
 class Posterior(NamedTuple):
@@ -74,10 +76,10 @@ class Network(nn.Module):
         act = {"relu": nn.ReLU, "silu": nn.SiLU}[activation]
 
         def normalise(n: int, groups: int = 1) -> nn.Module:
-            return nn.BatchNorm1d(n, eps=1e-3, momentum=0.01) if norm == "batch" else nn.GroupNorm(groups, n)
+            return nn.BatchNorm1d(n, eps=1e-3, momentum=0.01) if norm == "batch" else BlockNorm(groups, n)
 
         self.first = nn.Sequential(
-            nn.Linear(n_genes + n_encoded, blocks * width), normalise(blocks * width, blocks), act()
+            SparseLinear(n_genes + n_encoded, blocks * width), normalise(blocks * width, blocks), act()
         )
         self.heads = nn.ModuleList(mlp(width, deeper, n) for n in outputs)
         self.odds = nn.Linear(n_genes, n_codes + 1) if n_codes else None
@@ -131,14 +133,12 @@ class Network(nn.Module):
     @property
     def n_hidden(self) -> int:
         """Hidden units of all encoders together, which dropout may drop."""
-        return self.first[0].out_features
+        return len(self.first[0].bias)
 
     def decode(self, z: Tensor, t: Tensor, covariates: Tensor, batch: Tensor) -> Decoded:
         """N × Z, N × T, N × D, one-hot of the batch N × S (for θ)."""
         h = self.decoder(torch.cat([z, t, covariates], -1))
-        logits = self.share(h) + self.level
-        log_share = torch.log_softmax(logits, -1)
-        total = (logits - log_share)[:, :1]
+        logits = linear(h, self.share.weight, self.share.bias + self.level)
         if self.of_cell is not None:
             log_theta = self.log_theta + self.of_cell(h)
         elif len(self.log_theta) > 1:
@@ -147,8 +147,31 @@ class Network(nn.Module):
             log_theta = batch @ self.log_theta + (1 - known) * self.log_theta.mean(0)
         else:
             log_theta = self.log_theta[0]
-        log_share = log_share - softplus(self.rest - total)  # the rest of the library takes its share
-        return Decoded(log_share, None if self.logit is None else self.logit(h), log_theta)
+        return Decoded(_LogShare.apply(logits, self.rest), None if self.logit is None else self.logit(h), log_theta)
+
+
+class BlockNorm(nn.GroupNorm):
+    """nn.GroupNorm of vectors, by the kernel of layer_norm, which is twice as fast on them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = layer_norm(x.unflatten(-1, (self.num_groups, -1)), (self.num_channels // self.num_groups,), eps=self.eps)
+        return blocks.flatten(-2) * self.weight + self.bias
+
+
+class _LogShare(torch.autograd.Function):
+    """log softmax of N × G logits and one more, `rest`, that has no gradient and is not given back."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, rest: Tensor) -> Tensor:
+        log_share = logits - torch.logaddexp(logits.logsumexp(-1, keepdim=True), rest)
+        ctx.save_for_backward(log_share)
+        return log_share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (log_share,) = ctx.saved_tensors
+        return torch.ops.aten._log_softmax_backward_data(grad, log_share, -1, grad.dtype), None
 
 
 def kl_normal(mean: Tensor, log_var: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from stormcell.compiled import COMPILES
 from stormcell.nn import closed_form, onepass
 
 LARGE = 40.0  # from here on softplus(d) = d, in float64 too
@@ -180,7 +181,7 @@ def _chosen(path: str, x: Tensor, compiled: bool = True) -> str:
     if path == "auto":
         if x.device.type == "mps":  # Apple's GPU has no float64
             return "plain"
-        return "compiled" if sweeps and onepass.COMPILES else "closed_form"
+        return "compiled" if sweeps and COMPILES else "closed_form"
     if path not in ("compiled", "closed_form", "plain") or (path == "compiled" and not sweeps):
         raise ValueError(f"no path {path!r} for {x.dtype} on {x.device.type}")
     return path

@@ -22,7 +22,6 @@ f4 = np.float32
 # must show. Division follows IEEE, or nothing would be vectorised.
 _EXACT = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
 SUMMED = 16  # counts up to which the gamma functions are sums
-COMPILES = not numba.config.DISABLE_JIT
 
 
 # ---- vector functions
