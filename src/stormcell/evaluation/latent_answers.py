@@ -168,20 +168,22 @@ class Asked:
 
     def _agreement(self, labels: np.ndarray, merged: dict[str, str]) -> np.ndarray | None:
         """Labels of perturbed cells against clusters of their salient vectors, or against the labels that a classifier
-        gave them: R × A × B."""
+        gave them: R × A × B. Where there is one perturbation, control cells are the other label."""
         cells = self._perturbed
-        k = len(np.unique(labels[cells]))
-        if k < 2 or (self.test.salient is None and self.test.predicted is None):
-            return None
-        if self.test.predicted is None:
-            found = self._clusters(k)
-        else:
+        if self.test.predicted is not None:
             found = np.array([merged.get(name, name) for name in self.test.predicted[cells]])
-        return contingency(labels[cells], found, self.weights[:, cells])
+            several = len(np.unique(labels[cells])) > 1
+            return contingency(labels[cells], found, self.weights[:, cells]) if several else None
+        if len(np.unique(labels[cells])) == 1:
+            cells = np.arange(len(labels))
+        k = len(np.unique(labels[cells]))
+        if k < 2 or self.test.salient is None:
+            return None
+        return contingency(labels[cells], self._clusters(cells, k), self.weights[:, cells])
 
-    def _clusters(self, k: int) -> np.ndarray:
+    def _clusters(self, cells: np.ndarray, k: int) -> np.ndarray:
         if k not in self._clustered:
-            self._clustered[k] = probes.clusters(self.test.salient[self._perturbed], k, self.seed)
+            self._clustered[k] = probes.clusters(self.test.salient[cells], k, self.seed)
         return self._clustered[k]
 
     @cached_property

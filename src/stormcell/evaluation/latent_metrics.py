@@ -12,6 +12,7 @@ SALIENT, LEAK, BACKGROUND = "perturbation in the salient space", "leaks into the
 
 _BATCH, _PHASE, _TYPE = "fewer than two batches", "fewer than two cell-cycle phases", "fewer than two cell types"
 _ONE = "fewer than two perturbations"
+_ALONE = "one perturbation and no control cells"
 
 
 def _metrics() -> list[Metric]:
@@ -33,10 +34,11 @@ def _salient() -> list[Metric]:
             "ari",
             "ARI",
             "Do clusters of the salient space (k-means, one for each perturbation) agree with the perturbations? "
-            "0 is chance; perturbations with one phenotype lower it, see the merged one",
+            "0 is chance; perturbations with one phenotype lower it, see the merged one. With a single perturbation: two "
+            "clusters of all cells against control or perturbed",
             "higher",
             SALIENT,
-            _ONE,
+            _ALONE,
         ),
         Metric(
             "ari_merged",
@@ -52,7 +54,7 @@ def _salient() -> list[Metric]:
             "How much do these clusters tell about the perturbation? Normalised mutual information; above 0 by chance",
             "higher",
             SALIENT,
-            _ONE,
+            _ALONE,
         ),
         Metric(
             "silhouette",
