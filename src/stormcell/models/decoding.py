@@ -105,7 +105,10 @@ def pairs(
 def posterior_predictive(
     model: Contrastive, data: ControlPerturbedDataModule, rows: np.ndarray, draw: int
 ) -> np.ndarray:
-    """Counts drawn from p(x | z, t), latents from the posterior of each cell: N × G float32."""
+    """Counts drawn from p(x | z, t), latents from the posterior of each cell: N × G float32.
+
+    Latents belong to a cell and a draw; the counts also to the rows asked for, in blocks of which they are drawn.
+    """
     found = []
     for cells in _blocks(model, data, rows):
         q = model.encode(cells, model.network)
@@ -193,10 +196,15 @@ def _salient_of(model: Contrastive, data: ControlPerturbedDataModule, salient: s
         return None
     if salient == "zero":
         return torch.zeros(model.network.n_salient)
-    mine = data.rows["train"][data.condition[data.rows["train"]] == salient]
-    if len(mine) == 0:
+    if salient not in model.spec.conditions:
         known = ["own", "zero", *model.spec.conditions]
         raise UserError(f"salient={salient!r}: own, zero or a perturbation seen in training{nearest(salient, known)}")
+    mine = data.rows["train"][data.condition[data.rows["train"]] == salient]
+    if len(mine) == 0:
+        raise UserError(
+            f"salient={salient!r}: the mean of its training cells, of which {data.cells.origin} has none; take "
+            "decoding.latents of the data the model was trained on, and give their mean as a vector"
+        )
     return torch.from_numpy(latents(model, data, mine).salient.mean(0))
 
 
