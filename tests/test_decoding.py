@@ -252,5 +252,5 @@ def test_cells_of_another_file_are_decoded_by_name(path, data, model, tmp_path):
             latents(model, other, every, draw).salient, latents(model, data, every, draw).salient, rtol=1e-4, atol=1e-5
         )
     np.testing.assert_allclose(expression(model, other, every), expression(model, data, every), rtol=1e-4, atol=1e-8)
-    with pytest.raises(UserError, match="salient='A': the mean of its training cells, of which .*other.h5ad has none"):
+    with pytest.raises(UserError, match=r"salient='A': the mean of its training cells, of which .*other.h5ad has none"):
         expression(model, other, every, salient="A")

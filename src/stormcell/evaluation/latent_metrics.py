@@ -34,7 +34,7 @@ def _salient() -> list[Metric]:
             "ari",
             "ARI",
             "Do clusters of the salient space (k-means, one for each perturbation) agree with the perturbations? "
-            "0 is chance; perturbations with one phenotype lower it, see the merged one. With a single perturbation: two "
+            "0 is chance; perturbations with one phenotype lower it, see the merged one. Of a single perturbation: two "
             "clusters of all cells against control or perturbed",
             "higher",
             SALIENT,
