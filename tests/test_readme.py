@@ -87,7 +87,10 @@ def shortened(words):
         words += runs.CELLS
     if value(words, "sweep") == "optuna":
         words.append("hydra.sweeper.n_trials=2")
-    return [*words, "trainer.max_steps=20", "trainer.val_check_interval=10", "model.n_cells=100"]
+    words += ["trainer.max_steps=20", "trainer.val_check_interval=10"]
+    experiment = runs.ROOT / "conf" / "experiment" / f"{value(words, 'experiment')}.yaml"
+    chosen = re.search(r"override /model: (\w+)", experiment.read_text()) if experiment.is_file() else None
+    return runs.quick(words, value(words, "model") or (chosen[1] if chosen else "cvae"))
 
 
 def test_the_parser_finds_what_a_reader_would_type():
