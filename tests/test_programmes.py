@@ -163,7 +163,9 @@ def test_it_is_read_by_its_name():
     assert set(cells.truth["lfc"]) == {"P1", "P2", "P3"}
     assert set(cells.obs["phase"]) == {"phase1", "phase2", "phase3"}
     assert set(cells.obs["batch"]) == {"batch1", "batch2"}
-    words = r"data.simulate._target_=os.system.*it is stormcell.data.simulate.simulate or stormcell.data.programmes"
+    words = (
+        r"data.simulate._target_=os.system.*it is one of stormcell.data.simulate.simulate, stormcell.data.programmes"
+    )
     with pytest.raises(UserError, match=words):
         read(DataConfig(source="synthetic", simulate={"_target_": "os.system", "command": "true"}, **keys))
 

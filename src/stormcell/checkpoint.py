@@ -21,6 +21,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from stormcell import __version__
 from stormcell.analysis.embedding import TargetEmbedding
 from stormcell.config import UserError
+from stormcell.data.network_spec import NetworkSpec
 from stormcell.data.reference import Reference
 from stormcell.data.spec import Spec
 from stormcell.models.base import Model
@@ -56,8 +57,7 @@ def make_record(config: dict[str, Any], data: Any) -> dict[str, Any]:
         "version": __version__,
         "config": config,
         "spec": data.spec.record(),
-        "reference": data.reference.record(),
-        "embedding": data.embedding.record(),
+        **{name: getattr(data, name).record() for name in ("reference", "embedding") if hasattr(data, name)},
         "split_sha256": data.split.sha256,
         "data_sha256": data.cells.fingerprint,
         "seed": config["seed"],
@@ -86,8 +86,10 @@ def load(path: str | Path, trust: bool = False) -> Model:
     config = {key: value for key, value in record["config"]["model"].items() if key not in ("optimizer", "scheduler")}
     for part in (config, *(record["config"].get(key) for key in ("split", "targets", "datamodule"))):
         _trusted(part, trust, path)
-    model = instantiate(config)(spec=Spec.from_record(record["spec"]), optimizer=None)
-    model.shape_like(content["state_dict"], TargetEmbedding.from_record(record["embedding"]))
+    spec = NetworkSpec if "transitions" in record["spec"] else Spec
+    model = instantiate(config)(spec=spec.from_record(record["spec"]), optimizer=None)
+    if "embedding" in record:
+        model.shape_like(content["state_dict"], TargetEmbedding.from_record(record["embedding"]))
     model.load_state_dict(content["state_dict"])
     model.record = record
     return model.eval()

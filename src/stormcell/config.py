@@ -59,6 +59,8 @@ class DataConfig:
     cell_type_key: Any = None
     cluster_key: Any = None
     pseudotime_key: Any = None
+    transitions: list[str] | None = None  # between clusters, A>B; null: neighbours along the trajectory
+    root: str | None = None  # cluster that transitions lead away from; null: pseudotime says
     phase_key: Any = None  # of the cell cycle; null: data.cell_cycle may score it
     cell_cycle: Any = "auto"  # true · false · auto: phases scored where a paired view asks and the genes are there
     covariate_keys: list[str] = field(default_factory=list)
@@ -80,6 +82,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     split: Any = MISSING
     targets: Any = MISSING
+    coupling: Any = MISSING  # of the cells of two clusters (model=transition)
+    prior: Any = MISSING  # network of the edges that may be (model=transition)
     datamodule: Any = MISSING
     model: Any = MISSING
     trainer: Any = MISSING

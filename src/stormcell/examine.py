@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,22 +179,36 @@ def report(model, data, notes: list[str], embedding: str, loggers, folder: Path,
     """Judge on the CPU, where numbers are the same to the last digit, and write everything down."""
     start = time.perf_counter()
     hold_threads()
-    reference, vectors = checkpoint.reference(model)
-    own = data.cells.fingerprint == model.record["data_sha256"]
-    told = [*notes, *data.cells.notes, *data.split.notes, *vectors.notes, *model.notes(data)]
-    if vectors.kind != "multi_hot" and not model.uses_targets:
-        told.append(f"targets={vectors.kind} serves the baselines; {type(model).__name__} has columns of its own")
-    if model.judged == "latents":
-        from stormcell.judge_latents import judge_latents
-        from stormcell.report.latent_folder import write_latent_judgement
-
-        write, judged = write_latent_judgement, (judge_latents(model, data, told),)
-    else:
-        with torch.no_grad():
-            write, judged = write_judgement, judge(model, data, held_out(data, reference, own, vectors), told)
+    told = [*notes, *data.cells.notes, *data.split.notes]
     # The first UMAP of a process costs 20 s: only a model of latent spaces is drawn by it unasked.
     embedding = embedding or ("umap" if model.judged == "latents" else "pca")
+    judges = {"profiles": _profiles, "latents": _latents, "network": partial(_network, embedding)}
+    write, judged = judges[model.judged](model, data, told)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     timing = {**timing, "test_s": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak, 1)}
     again = f"python evaluate.py ckpt={ckpt}"
     write(*judged, data, model.record["config"], folder, embedding, again, timing, loggers)
+
+
+def _profiles(model, data, told: list[str]) -> tuple:
+    reference, vectors = checkpoint.reference(model)
+    own = data.cells.fingerprint == model.record["data_sha256"]
+    told = [*told, *vectors.notes, *model.notes(data)]
+    if vectors.kind != "multi_hot" and not model.uses_targets:
+        told.append(f"targets={vectors.kind} serves the baselines; {type(model).__name__} has columns of its own")
+    with torch.no_grad():
+        return write_judgement, judge(model, data, held_out(data, reference, own, vectors), told)
+
+
+def _latents(model, data, told: list[str]) -> tuple:
+    from stormcell.judge_latents import judge_latents
+    from stormcell.report.latent_folder import write_latent_judgement
+
+    return write_latent_judgement, (judge_latents(model, data, [*told, *model.notes(data)]),)
+
+
+def _network(embedding: str, model, data, told: list[str]) -> tuple:
+    from stormcell.judge_networks import judge_networks
+    from stormcell.report.network_folder import write_network_judgement
+
+    return write_network_judgement, (judge_networks(model, data, [*told, *model.notes(data)], embedding),)

@@ -66,12 +66,20 @@ def train(cfg: DictConfig) -> float | None:
 def _absolute(plain: dict[str, Any]) -> None:
     """Paths of files as they can be found from anywhere: evaluate.py may be typed elsewhere."""
     files = ("data", "path", "*.h5ad"), ("split", "path", "*.csv"), ("targets", "path", "*.csv.gz")
-    for group, key, like in (*files, ("model", "gene_sets", "*.gmt*")):
-        given = plain[group].get(key)
+    named = [(plain, *file) for file in (*files, ("model", "gene_sets", "*.gmt*"))]
+    rules = (
+        ("coupling", "path", "*"),
+        ("prior", "path", "*"),
+        ("prior", "regulators_path", "*.txt*"),
+        ("known", "path", "*"),
+    )
+    named += [(plain["datamodule"], *file) for file in rules]  # where the view has them: other models read no network
+    for holder, group, key, like in named:
+        given = (holder.get(group) or {}).get(key)
         if given is not None:
             paths = given if isinstance(given, list) else [given]
             found = [str(locate(path, f"{group}.{key}", like).resolve()) for path in paths]
-            plain[group][key] = found if isinstance(given, list) else found[0]
+            holder[group][key] = found if isinstance(given, list) else found[0]
 
 
 def _check(plain: dict[str, Any]) -> None:
@@ -113,10 +121,11 @@ def _check(plain: dict[str, Any]) -> None:
 
 def _size(data: Any) -> str:
     rows, spec = data.rows, data.spec
+    what = getattr(spec, "extent", None) or f"{len(spec.conditions)} perturbations in training"
+    kept = f", {len(rows['truth']):,} controls kept for the truth" if "truth" in rows else ""
     return (
-        f"{len(data.cells):,} cells x {spec.n_genes:,} genes, {len(spec.conditions)} perturbations in training; "
-        f"{len(rows['train']):,} training, {len(rows['validation']):,} validation, {len(rows['test']):,} test cells, "
-        f"{len(rows['truth']):,} controls kept for the truth"
+        f"{len(data.cells):,} cells x {spec.n_genes:,} genes, {what}; {len(rows['train']):,} training, "
+        f"{len(rows['validation']):,} validation, {len(rows['test']):,} test cells{kept}"
     )
 
 
@@ -151,6 +160,8 @@ def _validated(data: Any, model: pl.LightningModule) -> bool:
     """Are there two validation cells, or a row of their pseudobulk, of perturbations that the model can represent?"""
     if isinstance(data, PseudobulkDataModule):
         return len(data.validation.shift) > 0
+    if model.judged == "network":
+        return len(data.rows["validation"]) > 0
     names, sizes = np.unique(data.condition[data.rows["validation"]], return_counts=True)
     known = [name != data.cells.control and not model.unknown_targets(str(name)) for name in names]
     return sizes[known].sum() > 1

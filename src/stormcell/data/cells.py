@@ -90,8 +90,9 @@ def _source(config: DataConfig) -> Table:
         return read_table(locate(config.path), config)
     if config.source == "synthetic":
         made = _simulated(config.simulate)
-        digest = hashlib.sha256(made.counts.data.tobytes() + made.counts.indices.tobytes()).hexdigest()
-        matrix = csr_matrix(made.counts, dtype=np.float32)
+        matrix = made.matrix if hasattr(made, "matrix") else made.counts
+        digest = hashlib.sha256(matrix.data.tobytes() + matrix.indices.tobytes()).hexdigest()
+        matrix = csr_matrix(matrix, dtype=np.float32)
         return Table(matrix, made.obs, made.genes, "synthetic cells", digest, {**made.truth, "genes": made.genes})
     if config.source == "catalog":
         from stormcell.data.catalog import fetch
@@ -104,14 +105,20 @@ def _source(config: DataConfig) -> Table:
     raise UserError("data.path is missing: data.path=FILE.h5ad says which cells to read")
 
 
-SIMULATORS = ("stormcell.data.simulate.simulate", "stormcell.data.programmes.simulate_programmes")
+SIMULATORS = (
+    "stormcell.data.simulate.simulate",
+    "stormcell.data.programmes.simulate_programmes",
+    "stormcell.data.boolean_cells.simulate_boolean",
+)
 
 
 def _simulated(arguments: dict[str, Any]) -> Any:
     """What a simulator of ours makes; a name elsewhere could be any code, which a checkpoint's record must not run."""
     name = arguments.get("_target_", SIMULATORS[0])
     if name not in SIMULATORS:
-        raise UserError(f"data.simulate._target_={name}{nearest(name, SIMULATORS)}: it is {' or '.join(SIMULATORS)}")
+        raise UserError(
+            f"data.simulate._target_={name}{nearest(name, SIMULATORS)}: it is one of {', '.join(SIMULATORS)}"
+        )
     return pkgutil.resolve_name(name)(**{key: value for key, value in arguments.items() if key != "_target_"})
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from stormcell.report.judgement import Judgement
 from stormcell.report.latent_judgement import LatentJudgement
+from stormcell.report.network_judgement import NetworkJudgement
 
 
 def publish(
     loggers: list,
-    judgement: Judgement | LatentJudgement,
+    judgement: Judgement | LatentJudgement | NetworkJudgement,
     figures: dict[str, Path],
     config: dict[str, Any],
     metrics: dict[str, Any],

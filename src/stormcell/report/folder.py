@@ -23,6 +23,7 @@ from stormcell.report.generation import generation_panel
 from stormcell.report.heatmap import shift_heatmap
 from stormcell.report.judgement import Judgement
 from stormcell.report.latent_judgement import LatentJudgement
+from stormcell.report.network_judgement import NetworkJudgement
 from stormcell.report.panels import calibration, rank_histogram
 
 PACKAGES = ("stormcell", "torch", "pytorch-lightning", "hydra-core", "anndata", "scanpy", "numpy", "scipy", "pandas")
@@ -85,7 +86,10 @@ def history(folder: Path) -> pd.DataFrame:
 
 
 def write_metrics(
-    judgement: Judgement | LatentJudgement, card: dict[str, Any], timing: dict[str, float], folder: Path
+    judgement: Judgement | LatentJudgement | NetworkJudgement,
+    card: dict[str, Any],
+    timing: dict[str, float],
+    folder: Path,
 ) -> None:
     """metrics.json: the scoreboard flat, what it was made of, and what it took."""
     metrics = {
@@ -98,7 +102,9 @@ def write_metrics(
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def flat(judgement: Judgement | LatentJudgement, methods: tuple[str, ...]) -> dict[str, float | None]:
+def flat(
+    judgement: Judgement | LatentJudgement | NetworkJudgement, methods: tuple[str, ...]
+) -> dict[str, float | None]:
     """{"group/method/metric": value on the scoreboard}; the method is left out where there is one."""
     board, found = judgement.scoreboard, {}
     skip = {"group", "method", "n"}
@@ -140,9 +146,7 @@ def data_card(data: Any) -> dict[str, Any]:
         "cells": len(cells),
         "genes": data.spec.n_genes,
         "scale": cells.scale,
-        "perturbations": int(obs["condition"].nunique() - 1),
-        "perturbed targets in training": data.spec.n_targets,
-        "control cells": int(obs["is_control"].sum()),
+        **(_transitions(data) if hasattr(data.spec, "transitions") else _perturbations(data)),
         "split": parts,
         "split_sha256": split.sha256,
         "quality control": qc,
@@ -154,6 +158,24 @@ def data_card(data: Any) -> dict[str, Any]:
         if key in obs:
             card[key] = {str(name): int(n) for name, n in obs[key].value_counts().sort_index().items()}
     return card
+
+
+def _perturbations(data: Any) -> dict[str, int]:
+    obs = data.cells.obs
+    return {
+        "perturbations": int(obs["condition"].nunique() - 1),
+        "perturbed targets in training": data.spec.n_targets,
+        "control cells": int(obs["is_control"].sum()),
+    }
+
+
+def _transitions(data: Any) -> dict[str, Any]:
+    """Of cells without perturbations: their clusters, and the transitions between them."""
+    return {
+        "clusters": {str(name): int(n) for name, n in data.cells.obs["cluster"].value_counts(sort=False).items() if n},
+        "transitions": data.spec.names,
+        "edges that may be": data.spec.n_edges,
+    }
 
 
 def command() -> str:

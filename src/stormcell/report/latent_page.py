@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from stormcell.evaluation.latent_metrics import LATENT_METRICS
-from stormcell.report.html import fill, picture, plain
+from stormcell.report.html import fill, picture
 from stormcell.report.judgement import number
 from stormcell.report.latent_judgement import LatentJudgement
 from stormcell.report.latent_tables import aim, best, in_order, metrics
+from stormcell.report.topics import topics
 
-MOST_ROWS = 40  # of a table on the page; the file has them all
 WORDS = {"de": "differential expression"}
 CAPTIONS = {
     "latents": "Every row is a space, every column colours the same cells by something else. Right is: perturbations "
@@ -53,18 +52,6 @@ def render(
 ) -> None:
     """Writes the report to `path`; `figures` are PNG files by name."""
     pictures = {name: picture(name, file, CAPTIONS) for name, file in figures.items()}
-    tables = {name: table for name, table in judgement.tables.items() if len(table)}
-    topics = [
-        {
-            "title": title,
-            "figures": [pictures[name] for name in shown if name in pictures],
-            "tables": [_preview(name, tables[name]) for name in listed if name in tables],
-        }
-        for title, shown, listed in TOPICS
-    ]
-    placed = {name for _, _, listed in TOPICS for name in listed}
-    others = [_preview(name, table) for name, table in tables.items() if name not in placed]
-    topics.append({"title": "Further tables", "figures": [], "tables": others})
     page = fill(
         "latent_judgement.html",
         judgement=judgement,
@@ -72,7 +59,7 @@ def render(
         methods=in_order(judgement),
         panels=_panels(judgement),
         metrics=[{"label": m.label, "meaning": m.meaning, "panel": m.panel} for m in _shown(judgement)],
-        topics=[topic for topic in topics if topic["figures"] or topic["tables"]],
+        topics=topics(TOPICS, pictures, judgement.tables, WORDS),
         data_card=data_card,
         timing=timing,
         config_yaml=config_yaml,
@@ -102,21 +89,3 @@ def _cell(judgement: LatentJudgement, method: str, metric: str, best: bool) -> d
     interval = f"{number(low)} to {number(high)}" if np.isfinite(low) and np.isfinite(high) else ""
     kind = "model" if method in judgement.methods else "baseline" if method in judgement.baselines else "ceiling"
     return {"value": number(judgement.value(method, metric)), "best": bool(best), "interval": interval, "kind": kind}
-
-
-def _preview(name: str, table: pd.DataFrame) -> dict:
-    """The first rows of a table in words."""
-    rows = [[_word(value) for value in row] for row in table.head(MOST_ROWS).itertuples(index=False)]
-    heads = [str(column).replace("_", " ") for column in table.columns]
-    return {
-        "name": name,
-        "title": WORDS.get(name, name.replace("_", " ")),
-        "n": len(table),
-        "heads": heads,
-        "rows": rows,
-    }
-
-
-def _word(value) -> str:
-    """A number as elsewhere on the page, what is missing as a dash."""
-    return "-" if pd.api.types.is_scalar(value) and pd.isna(value) else plain(value)

@@ -13,7 +13,7 @@ from rich.text import Text
 from stormcell.evaluation.latent_metrics import LATENT_METRICS
 from stormcell.report.judgement import number
 from stormcell.report.latent_judgement import LatentJudgement
-from stormcell.report.tables import least
+from stormcell.report.tables import least, write_csv
 
 LABELS = {  # metrics that a guess answers rightly once in so many: the column of the cells that is guessed
     "probe": "condition",
@@ -130,11 +130,6 @@ def write(judgement: LatentJudgement, folder: Path) -> list[Path]:
 
     cells.csv has one row per held-out cell, criticism.csv one per gene.
     """
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     cells = judgement.cells.rename_axis("cell").reset_index()
     named = {"cells": cells, "criticism": judgement.criticism, **judgement.tables}
-    written = {folder / "scoreboard.csv": judgement.scoreboard}
-    written |= {folder / "tables" / f"{name}.csv": table for name, table in named.items() if len(table)}
-    for path, table in written.items():
-        table.to_csv(path, index=False)
-    return list(written)
+    return write_csv(folder, judgement.scoreboard, named)

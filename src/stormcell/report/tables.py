@@ -114,17 +114,17 @@ def write(judgement: Judgement, folder: Path | str) -> list[Path]:
     perturbations.csv has one row per method and query: its metrics, and the reliability of the query's real cells.
     Of MORE only what the judgement holds.
     """
-    folder = Path(folder)
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
     reliability = judgement.reliability.drop(columns=["n_cells", "shared"], errors="ignore")
-    written = {
-        folder / "scoreboard.csv": judgement.scoreboard,
-        folder / "tables" / "perturbations.csv": judgement.per_query.merge(reliability, on=KEYS, how="left"),
-    }
-    for name in MORE:
-        more = getattr(judgement, name)
-        if not more.empty:
-            written[folder / "tables" / f"{MORE[name]}.csv"] = more
+    more = {MORE[name]: getattr(judgement, name) for name in MORE}
+    named = {"perturbations": judgement.per_query.merge(reliability, on=KEYS, how="left"), **more}
+    return write_csv(Path(folder), judgement.scoreboard, named)
+
+
+def write_csv(folder: Path, scoreboard: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> list[Path]:
+    """scoreboard.csv and tables/<name>.csv at full precision, without an index; tables without rows are skipped."""
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    written = {folder / "scoreboard.csv": scoreboard}
+    written |= {folder / "tables" / f"{name}.csv": table for name, table in tables.items() if len(table)}
     for path, table in written.items():
         table.to_csv(path, index=False)
     return list(written)
