@@ -9,7 +9,7 @@ from stormcell.analysis import pooled_ridge
 from stormcell.analysis.couplings import Coupling
 from stormcell.analysis.mask import Mask
 from stormcell.analysis.masked_ridge import moments, solve
-from stormcell.analysis.pooled_ridge import pooled
+from stormcell.analysis.pooled_ridge import pooled, pooled_moments
 
 G, CELLS = 8, (30, 50, 20)
 
@@ -185,3 +185,14 @@ def test_penalties_that_leave_no_answer(world, ridge, deviation):
         pooled(all_moments(world), world[1], ridge, deviation)
     with pytest.raises(ValueError, match="0 transitions"):
         pooled([], world[1], 1.0, 1.0)
+
+
+def test_pooled_moments_are_those_of_the_centred_cells_together():
+    rng = np.random.default_rng(3)
+    sides = [(rng.normal(size=(n, G)) + n, rng.normal(size=(n, G)) - n) for n in CELLS]
+    found = pooled_moments([moments(x, y, None, np.arange(5)) for x, y in sides])
+    x, y = (np.concatenate([side[k] - side[k].mean(0) for side in sides]) for k in (0, 1))
+    expected = moments(x, y, None, np.arange(5))
+    assert found.n == pytest.approx(sum(CELLS))
+    for name in ("xx", "xg", "gg", "xy", "gy", "yy"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-12)

@@ -288,7 +288,8 @@ def gene_tables(
     rows, drawn, rng = [], [], np.random.default_rng([model.seed, 8])
     for t, side in enumerate(test):
         true, said = side.coupling.barycentre(side.y)[:, genes], model.predict(side.x, t)[:, genes]
-        r2, mean = r_squared(true, said, side.coupling.source), model.mean_y[t].numpy()[genes]
+        mean = model.mean_y[t].numpy()[genes]
+        r2 = r_squared(true, said, side.coupling.source, mean)
         rows.append(
             pd.DataFrame({"transition": data.spec.names[t], "gene": names[genes], "r2": r2, "variance": true.var(0)})
         )

@@ -64,6 +64,16 @@ def pooled(
     return Edges(shared, np.zeros(G), np.zeros(G), several), parts
 
 
+def pooled_moments(found: Sequence[Moments]) -> Moments:
+    """Moments of the cells of all transitions, each about the means of its own: what a shared network is fitted to."""
+    n = sum(one.n for one in found)
+    parts = {
+        name: sum(one.n / n * getattr(one, name) for one in found)
+        for name in ("xx", "xg", "gg", "xy", "gy", "yy", "mean_x", "mean_y")
+    }
+    return Moments(n=n, regulators=found[0].regulators, **parts)
+
+
 def _shared_and_deviations(
     blocks: list[System], share: np.ndarray, ridge: float, ridge_deviation: float
 ) -> tuple[np.ndarray, list[np.ndarray], int]:

@@ -32,7 +32,7 @@ from stormcell.analysis.couplings import Coupling
 from stormcell.analysis.elastic_net import elastic_net
 from stormcell.analysis.mask import Mask
 from stormcell.analysis.masked_ridge import Edges, Moments, choose_ridge, moments, solve
-from stormcell.analysis.pooled_ridge import pooled
+from stormcell.analysis.pooled_ridge import pooled, pooled_moments
 from stormcell.config import UserError, nearest
 from stormcell.data.cluster_mapping import ClusterMappingDataModule, Pairs
 from stormcell.data.network_spec import NetworkSpec
@@ -146,10 +146,12 @@ class Transition(Model):
                 self.deviation[t], self.own[t] = torch.from_numpy(one.values), torch.from_numpy(one.own)
 
     def ridge_of(self, found: list[Moments], couplings: list[Coupling], mask: Mask) -> float:
-        """λ as given; or by cross-validation on the effective cells, the geometric mean of that of each transition."""
+        """λ as given; or by cross-validation on the effective cells: of a shared network those of all transitions
+        together, of independent ones the geometric mean of what each transition chooses."""
         if self.ridge != "gcv":
             return float(self.ridge)
         told = [replace(one, n=c.effective_cells) for one, c in zip(found, couplings, strict=True)]
+        told = [pooled_moments(told)] if self.shares else told
         return float(np.exp(np.mean([np.log(choose_ridge(one, mask, self.self_edge)[0]) for one in told])))
 
     def solved(
