@@ -32,7 +32,7 @@ from stormcell.data.prior import AllPrior, FilePrior, Prior
 from stormcell.data.split_clusters import held_out_in_clusters
 from stormcell.evaluation.network import r_squared_summary, stability
 from stormcell.evaluation.regulator_ranking import places, regulator_ranking
-from stormcell.judge_networks import EVERY, RANDOM, SELF, SHUFFLED, Fit, permuted_side, rivals
+from stormcell.judge_rivals import EVERY, RANDOM, SELF, SHUFFLED, Fit, permuted_side, rivals
 from stormcell.models.transition import Transition
 
 SPLITS, EPSILONS, ROUNDS = (1, 2, 3), (0.01, 0.05, 0.2), 10

@@ -10,8 +10,9 @@ from transition_world import EDGES, GENES, edge, fitted, module, world
 
 from stormcell.analysis.couplings import Precomputed, Random
 from stormcell.evaluation.network import recovery
-from stormcell.judge_networks import MEAN, NAME, RANDOM, SELF, SHIFT, SHUFFLED, WITHIN, judge_networks, rivals
-from stormcell.network_verdict import network_verdict
+from stormcell.evaluation.network_verdict import network_verdict
+from stormcell.judge_networks import MEAN, NAME, SHIFT, judge_networks
+from stormcell.judge_rivals import RANDOM, SELF, SHUFFLED, WITHIN, rivals
 
 pytestmark = pytest.mark.xdist_group("transitions")
 

@@ -10,58 +10,30 @@ Shapes: T transitions, E edges, G genes, n cells of a side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from stormcell.analysis.couplings import Coupling
-from stormcell.analysis.mask import Mask
-from stormcell.analysis.masked_ridge import Edges, choose_ridge, moments, pair_moments, solve
 from stormcell.data.cluster_mapping import ClusterMappingDataModule, Sides
-from stormcell.data.prior import planted_signs
-from stormcell.evaluation import network_rivals
 from stormcell.evaluation.intervals import bootstrap_ci
-from stormcell.evaluation.network import r_squared, r_squared_summary, recovery
-from stormcell.judge_edges import cofactor_table, edge_tables, marginal_correlation, regulator_table
+from stormcell.evaluation.network import r_squared, r_squared_summary
+from stormcell.evaluation.network_verdict import network_verdict
+from stormcell.judge_edges import cofactor_table, edge_tables, regulator_table
 from stormcell.judge_known import known_rows
 from stormcell.judge_nonlinear import nonlinear
 from stormcell.judge_perturbed import perturbation_table
-from stormcell.network_verdict import network_verdict
+from stormcell.judge_planted import recovery_rows
+from stormcell.judge_rivals import RANDOM, SELF, SHUFFLED, WITHIN, rivals
 from stormcell.report.network_judgement import NetworkJudgement
 from stormcell.report.plane import plane
 
 if TYPE_CHECKING:
     from stormcell.models.transition import Transition
 
-NAME, RANDOM, SHUFFLED, SELF = "transition", "random pairs", "shuffled mask", "self edge alone"
-WITHIN, EVERY, MEAN, SHIFT = (
-    "within the source state",
-    "all regulators",
-    "mean of the target cluster",
-    "source cell moved by the mean",
-)
+NAME, MEAN, SHIFT = "transition", "mean of the target cluster", "source cell moved by the mean"
 ROLES = {"model": NAME, "random": RANDOM, "shuffled": SHUFFLED, "self": SELF}
-MOST_REGULATORS = 400  # of a target, in the row with all regulators
-N_TREES, TREE_CELLS, MOST_TREES = 100, 600, 3000  # of each target, on so many cells; edges up to which they are grown
 SAMPLED = 20_000  # points of the predicted against true figure
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A network of every transition, on the mask of the model or another one."""
-
-    mask: Mask
-    edges: list[Edges]
-
-    def predict(self, x: np.ndarray, t: int) -> np.ndarray:
-        """n × G source cells → n × G."""
-        return self.edges[t].predict(x, self.mask)
-
-    def score(self) -> np.ndarray:
-        """T × E weights."""
-        return np.array([one.values for one in self.edges])
 
 
 def judge_networks(
@@ -92,7 +64,7 @@ def judge_networks(
     tables["cofactors"] = cofactors
     tables["genes"], predicted = gene_tables(model, data, test)
     if "network" in data.cells.truth:
-        board = pd.concat([board, recovery_rows(model, data, train, fits)], ignore_index=True)
+        board = pd.concat([board, recovery_rows(NAME, model, data, train, fits)], ignore_index=True)
     others = {name: fits[name].score() for name in (RANDOM, WITHIN)}
     board = pd.concat([board, known_rows(model, data, train, NAME, others, RANDOM)], ignore_index=True)
     baselines = [name for name in dict.fromkeys(board["method"]) if name != NAME]
@@ -109,53 +81,6 @@ def judge_networks(
         predicted=predicted,
         adata=None,
     )
-
-
-# ---- rivals
-
-
-def rivals(model: Transition, train: list[Sides]) -> dict[str, Fit]:
-    """Every null and rival that is a network, fitted on the training cells."""
-    mask, rng = model.mask, np.random.default_rng([model.seed, 7])
-    shuffled = mask.shuffled(rng)
-    permuted = [permuted_side(side, rng) for side in train]
-    every = Mask.full(mask.n_genes, mask.regulators)
-    wanted = np.isin(every.target, np.flatnonzero(mask.in_degree))
-    every = Mask.of(mask.n_genes, every.regulator[wanted], every.target[wanted])
-    found = {
-        RANDOM: fit_like(model, permuted, mask),
-        SHUFFLED: fit_like(model, train, shuffled),
-        SELF: fit_like(model, train, Mask.of(mask.n_genes, [], [])),
-        WITHIN: within(model, train),
-    }
-    if len(mask.regulators) <= MOST_REGULATORS:
-        found[EVERY] = fit_like(model, train, every)
-    return found
-
-
-def permuted_side(side: Sides, rng: np.random.Generator) -> Sides:
-    """The plan with its source cells permuted."""
-    plan = side.coupling.plan[rng.permutation(len(side.x))]
-    return replace(side, coupling=Coupling.of(plan, RANDOM))
-
-
-def fit_like(model: Transition, sides: list[Sides], mask: Mask) -> Fit:
-    """The model's own solver on other couplings or another mask, λ chosen anew where the model chose it."""
-    found = [moments(side.x, side.y, side.coupling, model.mask.regulators) for side in sides]
-    shared, fitted = model.solved(found, mask, model.ridge_of(found, [side.coupling for side in sides], mask))
-    return Fit(mask, fitted if shared is None else [shared + one for one in fitted])
-
-
-def within(model: Transition, train: list[Sides]) -> Fit:
-    """Genes on their regulators among the source cells; the mean of the target cluster is all that it knows of that."""
-    edges = []
-    for side in train:
-        found = moments(side.x, side.x, None, model.mask.regulators)
-        ridge = choose_ridge(found, model.mask, False)[0] if model.ridge == "gcv" else float(model.ridge)
-        one = solve(found, model.mask, ridge, False)
-        moved = side.coupling.target @ side.y - side.x.mean(0)
-        edges.append(replace(one, intercept=one.intercept + moved))
-    return Fit(model.mask, edges)
 
 
 # ---- scores
@@ -203,65 +128,6 @@ def summarised(each: pd.DataFrame, seed: int) -> pd.DataFrame:
             row |= {metric: middle, f"{metric}_low": low, f"{metric}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-# ---- a network that is known
-
-
-def recovery_rows(
-    model: Transition, data: ClusterMappingDataModule, train: list[Sides], fits: dict[str, Fit]
-) -> pd.DataFrame:
-    """How much of the planted network each method finds among the edges of the mask.
-
-    Pooled: scores that may use the differences of means between clusters. Centred: within transitions, so that no
-    method is given them. The model and the networks beside it are centred by construction; their pooled score is that
-    of one fit to the cells of all transitions about their common mean.
-    """
-    truth, mask = planted_signs(data.cells.truth, data.spec.genes), model.mask
-    allowed = mask.dense(np.ones(mask.n_edges)) > 0
-    if not truth[allowed].any():
-        return pd.DataFrame()
-    found = [moments(side.x, side.y, side.coupling, mask.regulators) for side in train]
-    sign = mask.dense(np.sign(marginal_correlation(found, model)))
-    own = np.stack([model.weights(t) for t in range(data.spec.n_transitions)])
-    scores = {NAME: (pooled_score(model, train), mask.dense(own.mean(0)), sign)}
-    for name in (RANDOM, WITHIN):
-        network = mask.dense(fits[name].score().mean(0))
-        scores[name] = (None, network, None)
-    cells = np.unique(np.concatenate([np.concatenate(side.rows) for side in train]))
-    x, states = data.values[cells] / data.scale, data.cluster[cells]
-    within_states = network_rivals.centred(x, states)
-    for name, score in (("Pearson", network_rivals.pearson), ("Spearman", network_rivals.spearman)):
-        scores[name] = (score(x, mask), score(within_states, mask), None)
-    if mask.n_edges <= MOST_TREES:
-        some = np.sort(np.random.default_rng(model.seed).permutation(len(x))[:TREE_CELLS])
-        grown = [
-            network_rivals.trees(v, mask, "grnboost2", N_TREES, model.seed) for v in (x[some], within_states[some])
-        ]
-        scores["trees (GRNBoost2)"] = (*grown, np.zeros(truth.shape))
-    return pd.DataFrame([_recovery(name, truth, allowed, *parts) for name, parts in scores.items()])
-
-
-def pooled_score(model: Transition, train: list[Sides]) -> np.ndarray:
-    """One ridge on the coupled cells of all transitions about their common mean: G × G."""
-    x = np.concatenate([side.x for side in train])
-    y = np.concatenate([side.coupling.barycentre(side.y) for side in train])
-    weights = np.concatenate([side.coupling.source * len(side.x) for side in train])
-    found = pair_moments(x, y, weights, model.mask.regulators)
-    ridge = choose_ridge(found, model.mask, model.self_edge)[0] if model.ridge == "gcv" else float(model.ridge)
-    return model.mask.dense(solve(found, model.mask, ridge, model.self_edge).values)
-
-
-def _recovery(name: str, truth, allowed, pooled, centred, sign) -> dict:
-    row = {"group": "planted network", "method": name, "n": int((truth[allowed] != 0).sum())}
-    inside = recovery(centred, truth, allowed, sign=sign)
-    row |= {"auprc_centred": inside["auprc"], "auprc_centred_ratio": inside["auprc_ratio"]}
-    keys = ("early_precision_ratio", "signed_early_precision", "sign_accuracy", "balanced_sign_accuracy")
-    row |= {key: inside[key] for key in keys}
-    if pooled is not None:
-        every = recovery(pooled, truth, allowed, sign=sign)
-        row |= {"auprc": every["auprc"], "auprc_ratio": every["auprc_ratio"]}
-    return row
 
 
 # ---- tables
