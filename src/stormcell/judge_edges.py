@@ -1,7 +1,7 @@
 """The edges of a transition network with their confidence: tables that the judgement holds.
 
 Every edge of every transition has its interval and sign stability from resampled cells, in a share of which the
-coupling is solved again, and a false-discovery rate against couplings of turned source cells (`unrelated`).
+coupling is solved again, and a false-discovery rate against couplings that say nothing (`unrelated`).
 Two signs stand beside each other: that of the weight, given the other regulators, and the marginal one, of the
 covariance of x_i and y_j over the coupled cells of all transitions about their common mean. Where regulators are
 collinear, conditional signs flip and marginal ones do not, so the marginal sign is exported, and where the two disagree
@@ -108,18 +108,23 @@ def resampled(model: Transition, data: ClusterMappingDataModule, train: list[Sid
 def unrelated(model: Transition, data: ClusterMappingDataModule, train: list[Sides]) -> list:
     """Streams of moments under couplings that say nothing of regulation, one per transition.
 
-    The source cells are turned about their mean at random in the space of the coupling, and coupled again: which of
-    them are alike stays, which way they lie is lost. Permuted cells would be too easy a null, since smoothed cells are
-    alike and permuted ones are not. A rule that does not look at the points gets permuted source cells all the same.
+    Source cells are permuted: each gets the partners of another. Where cells are smoothed that is too easy a null, for
+    smoothed cells are alike and permuted ones are not; then the source cells are turned about their mean at random in
+    the space of the coupling, and coupled again: which of them are alike stays, which way they lie is lost. (Of cells
+    that are not smoothed the turned ones are too hard a null: a rotation is a linear relation too.)
     """
-    return [_turned(model, data, t, side) for t, side in enumerate(train)]
+    looks = isinstance(data.rule, (Nearest, Sinkhorn, Exact))  # at the points, which are turned
+    made = _turned if looks and data.neighbours > 1 else _permuted
+    return [made(model, data, t, side) for t, side in enumerate(train)]
+
+
+def _permuted(model: Transition, data: ClusterMappingDataModule, t: int, side: Sides):
+    rng = np.random.default_rng(seed_of(f"null {t}", model.seed))
+    return permuted_moments(side.x, side.y, side.coupling, model.mask.regulators, NULLS, rng)
 
 
 def _turned(model: Transition, data: ClusterMappingDataModule, t: int, side: Sides):
     rng = np.random.default_rng(seed_of(f"null {t}", model.seed))
-    if not isinstance(data.rule, (Nearest, Sinkhorn, Exact)):
-        yield from permuted_moments(side.x, side.y, side.coupling, model.mask.regulators, NULLS, rng)
-        return
     source, target = (data.points[rows] for rows in side.rows)
     left, size, axes = np.linalg.svd(source - source.mean(0), full_matrices=False)
     for _ in range(NULLS):

@@ -188,9 +188,14 @@ class ClusterMappingDataModule(pl.LightningDataModule):
                 )
         return found
 
+    @property
+    def neighbours(self) -> int:
+        """Training cells that a cell is averaged over."""
+        return self.k or (1 if self.config.scale == "continuous" else 20)
+
     def _denoised(self, train: np.ndarray) -> np.ndarray:
         """N × G float32; a cell is the mean of the nearest training cells of its cluster."""
-        k = self.k or (1 if self.config.scale == "continuous" else 20)
+        k = self.neighbours
         if k == 1:
             return self.expression.toarray().astype(np.float32)
         codes = np.unique(self.cluster, return_inverse=True)[1]
