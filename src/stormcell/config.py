@@ -120,6 +120,7 @@ class EvaluateConfig:
     data: Any = field(default_factory=_unset(DataConfig))  # beside ckpt: what is otherwise than in training
     split: Any = None
     targets: Any = None
+    prior: Any = None  # which data=… may name; nothing here reads it
     seed: int = 1
     trust: bool = False  # instantiate a model class outside stormcell
     embedding: str | None = None  # pca · umap; null: as in training
