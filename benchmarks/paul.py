@@ -79,7 +79,7 @@ def held_out(split: int) -> Iterator[dict]:
     fits = rivals(model, train)
     alone = fitted(data, pooling="independent")[0]
     methods = {"transition (default)": model.predict, "independent": alone.predict}
-    for deviation in (0.1, 0.3, 3.0):
+    for deviation in (0.1, 1.0, 3.0):
         methods[f"λ_D = {deviation:g}"] = fitted(data, ridge_deviation=deviation)[0].predict
     methods["Sinkhorn ridge, λ = 10 / n"] = peers(train, model.mask).predict
     methods |= {name: fits[name].predict for name in (EVERY, RANDOM, SHUFFLED, SELF)}

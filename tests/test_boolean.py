@@ -138,7 +138,7 @@ def test_snapshots_share_no_cell(hsc):
     alive = dense[dense.any(1)]  # cells in which every gene has gone silent are alike
     assert len(np.unique(alive, axis=0)) == len(alive) > 0.95 * len(dense)
     # The same cells half a time unit later are like those of the next snapshot on average, and are none of them.
-    later, following = hsc.truth["later"][number == "t05"], dense[number == "t06"]
+    later, following = hsc.truth["later"].to_numpy()[number == "t05"], dense[number == "t06"]
     assert np.abs(later.mean(0) - following.mean(0)).max() < 0.5
     assert np.abs(later[:, None] - following).sum(2).min() > 1e-3
     # They go with their own past: the oracle's pairs correlate where pairs of strangers do not.
@@ -205,7 +205,8 @@ def test_dropout_loses_low_values_at_its_rate():
     assert (thin[~gone] == full[~gone]).all()
     assert gone[:, expressed].mean() == pytest.approx(0.25, abs=0.03)  # half of the lower half
     assert not gone[full > np.median(full, axis=0)].any()
-    np.testing.assert_array_equal(kept.truth["later"], lost.truth["later"])
+    assert kept.truth["later"].equals(lost.truth["later"])
+    assert kept.truth["later"].index.equals(kept.obs.index)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from stormcell.analysis.denoise import metacells, smooth
+from stormcell.analysis.denoise import metacells, smooth, smooth_by_metacells
 
 
 @pytest.fixture
@@ -109,7 +109,26 @@ def test_metacells_do_not_know_the_order_of_cells(world):
 def test_metacells_of_a_small_group_and_of_cells_on_one_point(world):
     x, points, groups, _ = world
     made = metacells(x, points, groups, size=1000)
-    np.testing.assert_allclose(made.x, [x[groups == 0].mean(0), x[groups == 1].mean(0)], rtol=1e-6)
+    assert np.bincount(made.groups).tolist() == [3, 3]  # cells of one metacell would be alike
+    few = metacells(x[:2], points[:2], np.zeros(2, int), size=1000)
+    np.testing.assert_allclose(np.sort(few.x, 0), np.sort(x[:2], 0), rtol=1e-6)
     assert metacells(x, np.zeros_like(points), groups, size=5).x.shape == (2, 6)
     with pytest.raises(ValueError, match="size=0"):
         metacells(x, points, groups, size=0)
+
+
+def test_cells_are_smoothed_by_metacells_of_training_cells_alone(world):
+    x, points, groups, train = world
+    held = np.setdiff1d(np.arange(len(points)), train)
+    said = smooth_by_metacells(x, points, groups, 5, train)
+    made = metacells(x[train], points[train], groups[train], 5)
+    np.testing.assert_allclose(said[train], made.x[made.member], rtol=1e-6)
+    for cell in held:
+        own = np.flatnonzero(made.groups == groups[cell])
+        near = own[np.square(made.points[own] - points[cell]).sum(1).argmin()]
+        np.testing.assert_allclose(said[cell], made.x[near], rtol=1e-6)
+    other = x.copy()
+    other[held] = 0
+    np.testing.assert_array_equal(smooth_by_metacells(other, points, groups, 5, train), said)
+    with pytest.raises(ValueError, match="group 1 has no training cell"):
+        smooth_by_metacells(x, points, groups, 2, train[groups[train] == 0])

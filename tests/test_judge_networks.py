@@ -1,17 +1,20 @@
 """The closing test of a transition network on cells whose network is known: rows, tables, confidence, sentences."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, spearmanr
 from transition_world import EDGES, GENES, edge, fitted, module, world
 
 from stormcell.analysis.couplings import Precomputed, Random
+from stormcell.analysis.masked_ridge import moments
 from stormcell.evaluation.network import recovery
 from stormcell.evaluation.network_verdict import network_verdict
 from stormcell.judge_networks import MEAN, NAME, SHIFT, judge_networks
+from stormcell.judge_planted import ORACLE, recovery_rows
 from stormcell.judge_rivals import RANDOM, SELF, SHUFFLED, WITHIN, rivals
 
 pytestmark = pytest.mark.xdist_group("transitions")
@@ -45,6 +48,39 @@ def paired(made):
     """One transition, true pairs."""
     data = module(made, Precomputed(str(made.plan)))
     return data, judge_networks(fitted(data, bootstraps=20), data, [])
+
+
+def test_what_the_edges_hang_on_is_told(judged, model, chain):
+    table = judged.table("stability").set_index("compared")
+    widths = [name for name in table.index if name.startswith("coupling.epsilon")]
+    assert [name.split()[0] for name in widths] == ["coupling.epsilon=0.0125", "coupling.epsilon=0.2"]
+    assert table["rank_correlation"].between(0.2, 1).all()
+    assert (table["rank_correlation"] < 1 - 1e-9).all()  # each was another fit
+    wide = [chain.sides(t, "train", replace(chain.rule, epsilon=0.2)) for t in range(2)]
+    shared, parts = model.solved([moments(s.x, s.y, s.coupling, model.mask.regulators) for s in wide])
+    expected = [spearmanr(model.weights(t), (shared + part).values)[0] for t, part in enumerate(parts)]
+    assert table["rank_correlation"][widths[1]] == pytest.approx(np.mean(expected))
+
+
+def test_the_oracle_pairs_a_cell_with_itself(made, model, chain):
+    """The true partner in the place of a later cell: the planted plan's barycentres, and the row of a perfect truth."""
+    names = chain.cells.obs.index
+    later = pd.DataFrame(chain.values.copy(), index=names, columns=list(chain.spec.genes))
+    exact = np.array(made.network)
+    for source, _ in chain.spec.transitions:
+        rows = np.flatnonzero(chain.cluster == source)
+        scaled = chain.values[rows] / chain.scale
+        later.loc[names[rows]] = scaled @ exact * chain.scale
+    chain.cells.truth["later"] = later
+    try:
+        train = [chain.sides(t, "train") for t in range(2)]
+        rows = recovery_rows(NAME, model, chain, train, rivals(model, train)).set_index("method")
+    finally:
+        del chain.cells.truth["later"]
+    assert rows["auprc_centred"][ORACLE] == pytest.approx(1.0)
+    assert rows["auprc"][ORACLE] == pytest.approx(1.0)
+    assert rows["sign_accuracy"][ORACLE] == pytest.approx(1.0)
+    assert np.isfinite(rows["auprc"][RANDOM])
 
 
 # ---- the scoreboard

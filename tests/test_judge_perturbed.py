@@ -57,7 +57,8 @@ def by_hand(transitions=(("A", "B"), ("B", "C")), **options):
         mine = rows[transitions[t][0]]
         return SimpleNamespace(rows=(mine[:4] if part == "train" else mine[4:], None))
 
-    return model, SimpleNamespace(spec=spec, values=values, sides=sides), values
+    parts = {"train": np.arange(len(values))}
+    return model, SimpleNamespace(spec=spec, values=values, sides=sides, rows=parts), values
 
 
 def rows_of(table, **words) -> pd.Series:

@@ -14,7 +14,7 @@ from transition_world import EDGES, GENES, edge, fitted, module, world
 from stormcell.analysis.couplings import Precomputed, Random
 from stormcell.analysis.masked_ridge import moments
 from stormcell.config import UserError
-from stormcell.models.transition import Transition
+from stormcell.models.transition import DEVIATIONS, Transition
 
 pytestmark = pytest.mark.xdist_group("transitions")
 
@@ -126,6 +126,23 @@ def test_stiff_deviations_are_one_network(chain):
     assert abs(loose.weights(0) - loose.weights(1)).max() > 0.01
 
 
+def test_the_deviation_is_chosen_by_validation_cells(chain):
+    """By the R² that a run logs, among models whose deviation is given."""
+    scores = {}
+    for value in DEVIATIONS:
+        model = fitted(chain, ridge=0.1, ridge_deviation=value)
+        scores[value] = np.median([one["variance_weighted"] for one in model.held_out_r2(chain, "validation")])
+    chosen = fitted(chain, ridge=0.1)
+    assert float(chosen.chosen_deviation) == pytest.approx(max(scores, key=scores.get))
+    assert len(set(scores.values())) == len(DEVIATIONS)
+    same = fitted(chain, ridge=0.1, ridge_deviation=float(chosen.chosen_deviation))
+    np.testing.assert_allclose(chosen.weights(0), same.weights(0), atol=1e-7)
+    assert "validation cells" in chosen.notes(chain)[0]
+    begun = fitted(chain, ridge=0.1, solver="sgd")
+    assert not begun.shared.any() and not begun.deviation.any() and not begun.own.any()
+    assert begun.chosen_deviation == chosen.chosen_deviation
+
+
 # ---- descent
 
 
@@ -137,7 +154,7 @@ def objective(model: Transition, data) -> float:
         said = model.predict(side.x, t)
         r = side.coupling.source
         error = float(r @ np.square(side.coupling.barycentre(side.y) - said).sum(1))
-        ridge = model.ridge_deviation if model.shares else float(model.chosen_ridge)
+        ridge = float(model.chosen_deviation) if model.shares else float(model.chosen_ridge)
         own = float(model.chosen_ridge) * model.own[t].square().sum().item()
         found.append(error + own + ridge * model.deviation[t].square().sum().item())
     n = np.array([moments(s.x, s.y, s.coupling, model.mask.regulators).n for s in sides])
@@ -216,6 +233,7 @@ def test_a_checkpoint_holds_the_network(chain, tmp_path):
         ({"ridge": -1.0}, r"model\.ridge=-1"),
         ({"ridge": math.inf}, r"model\.ridge=inf"),
         ({"ridge_deviation": 0.0}, r"model\.ridge_deviation=0"),
+        ({"ridge_deviation": "validated"}, r"model\.ridge_deviation=validated: validation, or a number"),
         ({"lasso": -0.1}, r"model\.lasso=-0\.1"),
         ({"lasso": 0.1}, r"model\.lasso=0\.1: exact with model\.pooling=independent"),
         ({"bootstraps": 0}, r"model\.bootstraps=0"),

@@ -22,15 +22,14 @@ from stormcell.analysis.couplings import Exact, Nearest, Sinkhorn
 from stormcell.analysis.edge_bootstrap import false_discovery, permuted_moments, resampled_moments, summary
 from stormcell.analysis.masked_ridge import Moments, moments
 from stormcell.data.stream import seed_of
-from stormcell.evaluation.network import stability
 from stormcell.evaluation.regulator_ranking import regulator_ranking
+from stormcell.judge_stability import stability_table
 
 if TYPE_CHECKING:
     from stormcell.data.cluster_mapping import ClusterMappingDataModule, Sides
     from stormcell.models.transition import Transition
 
 NULLS = 10  # fits to couplings that say nothing; edges share them
-COMPARED = 20  # resamples whose edges are compared with each other for stability
 
 
 def edge_tables(model: Transition, data: ClusterMappingDataModule, train: list[Sides]) -> dict[str, pd.DataFrame]:
@@ -84,9 +83,8 @@ def edge_tables(model: Transition, data: ClusterMappingDataModule, train: list[S
     tables = {"edges": pd.concat(edges, ignore_index=True)}
     if T > 1:
         tables["differential"] = pd.concat(deviations, ignore_index=True)
-    if E > 1 and len(draws) > 1:
-        rows = [{"transition": name, **stability(list(draws[:COMPARED, t]))} for t, name in enumerate(data.spec.names)]
-        tables["stability"] = pd.DataFrame(rows)
+    if E > 1:
+        tables["stability"] = stability_table(model, data, train, draws)
     return tables
 
 

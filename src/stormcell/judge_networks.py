@@ -23,7 +23,7 @@ from stormcell.judge_edges import cofactor_table, edge_tables, regulator_table
 from stormcell.judge_known import known_rows
 from stormcell.judge_nonlinear import nonlinear
 from stormcell.judge_perturbed import perturbation_table
-from stormcell.judge_planted import recovery_rows
+from stormcell.judge_planted import ORACLE, recovery_rows
 from stormcell.judge_rivals import RANDOM, SELF, SHUFFLED, WITHIN, rivals
 from stormcell.report.network_judgement import NetworkJudgement
 from stormcell.report.plane import plane
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stormcell.models.transition import Transition
 
 NAME, MEAN, SHIFT = "transition", "mean of the target cluster", "source cell moved by the mean"
-ROLES = {"model": NAME, "random": RANDOM, "shuffled": SHUFFLED, "self": SELF}
+ROLES = {"model": NAME, "random": RANDOM, "shuffled": SHUFFLED, "self": SELF, "oracle": ORACLE}
 SAMPLED = 20_000  # points of the predicted against true figure
 
 
@@ -67,7 +67,7 @@ def judge_networks(
         board = pd.concat([board, recovery_rows(NAME, model, data, train, fits)], ignore_index=True)
     others = {name: fits[name].score() for name in (RANDOM, WITHIN)}
     board = pd.concat([board, known_rows(model, data, train, NAME, others, RANDOM)], ignore_index=True)
-    baselines = [name for name in dict.fromkeys(board["method"]) if name != NAME]
+    baselines = [name for name in dict.fromkeys(board["method"]) if name not in (NAME, ORACLE)]
     return NetworkJudgement(
         model=NAME,
         methods=(NAME,),

@@ -1,10 +1,10 @@
 """In-silico perturbation: what the networks of the transitions say when one regulator is held at a level.
 
-The source cells of a transition, natural units, with the regulator held at 0 (knock-out) or at its highest observed
-value (over-expression); its effect runs `model.steps` steps through the network (analysis/propagate.py). Where
-transitions follow each other, the cells of the first cluster also go through all of them in order. Every gene stays
-within its observed range. A network is a regression on what was observed: the shift is a question to an experiment, no
-answer of one.
+The source cells of a transition, natural units, with the regulator held at 0 (knock-out) or at its highest value among
+the training cells (over-expression); its effect runs `model.steps` steps through the network (analysis/propagate.py).
+Where transitions follow each other, the cells of the first cluster also go through all of them in order. Every gene
+stays within its range among the training cells. A network is a regression on what was observed: the shift is a question
+to an experiment, no answer of one.
 
 Shapes: N cells, G genes, T transitions. Rows of W regulate columns.
 """
@@ -37,7 +37,8 @@ def perturbation_table(model: Transition, data: ClusterMappingDataModule, regula
     """
     genes, rows = np.array(data.spec.genes), []
     networks = [natural_network(model, t) for t in range(data.spec.n_transitions)]
-    lowest, highest = data.values.min(0).astype(float), data.values.max(0).astype(float)
+    seen = data.values[data.rows["train"]].astype(float)
+    lowest, highest = seen.min(0), seen.max(0)
     for regulator in perturbed_regulators(model, regulators):
         place, of_one = data.spec.genes.index(regulator), []
         for order, name in routes(data.spec.transitions):

@@ -31,6 +31,32 @@ def smooth(
     return _dense(_neighbour_mean(points, groups, k, fit_rows) @ x)
 
 
+def smooth_by_metacells(
+    x: csr_matrix | np.ndarray,
+    points: np.ndarray,
+    groups: np.ndarray,
+    size: int = 20,
+    fit_rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """Each cell as the metacell of training cells that it belongs to, or that is nearest among those of its group:
+    N × G, N × K, N codes → N × G dense.
+
+    Raises ValueError as `smooth` does.
+    """
+    train = np.zeros(len(points), bool)
+    train[slice(None) if fit_rows is None else fit_rows] = True
+    groups = np.asarray(groups)
+    made = metacells(x[train], points[train], groups[train], size)
+    values = np.empty((len(points), x.shape[1]), made.x.dtype)
+    values[train] = made.x[made.member]
+    for group in np.unique(groups[~train]):
+        own, asked = np.flatnonzero(made.groups == group), np.flatnonzero(~train & (groups == group))
+        if not len(own):
+            raise ValueError(f"group {group} has no training cell")
+        values[asked] = made.x[own[_nearest(made.points[own], points[asked], 1)[:, 0]]]
+    return values
+
+
 def _neighbour_mean(points: np.ndarray, groups: np.ndarray, k: int, fit_rows: np.ndarray | None) -> csr_matrix:
     """Rows sum to 1: N × N."""
     groups, train = np.asarray(groups), np.zeros(len(points), bool)
@@ -81,7 +107,7 @@ class Metacells(NamedTuple):
 def metacells(
     x: csr_matrix | np.ndarray, points: np.ndarray, groups: np.ndarray, size: int = 20, seed: int = 0
 ) -> Metacells:
-    """About `size` cells to a metacell, at least one metacell in each group: N × G, N × K, N codes.
+    """About `size` cells to a metacell, at least three metacells in each group of three cells: N × G, N × K, N codes.
 
     Hand in one part of a split at a time. The order of the cells plays no part. Raises ValueError for a size below 1.
     """
@@ -94,7 +120,7 @@ def metacells(
     for group in np.unique(groups):
         own = np.flatnonzero(groups == group)
         own = own[np.lexsort(points[own].T)]
-        n = max(1, round(len(own) / size))
+        n = max(min(3, len(own)), round(len(own) / size))
         label = KMeans(n, n_init=1, random_state=seed).fit_predict(points[own]) if n > 1 else np.zeros(len(own), int)
         found, label = np.unique(label, return_inverse=True)  # fewer than n where cells lie on the same point
         member[own] = len(codes) + label

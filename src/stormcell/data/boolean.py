@@ -10,6 +10,9 @@ each node low + h (high − low).
 Shapes: G genes, K states. Rows regulate columns.
 Sources: mCAD Giacomantonio & Goodhill 2010; VSC Lovrics et al. 2014; HSC Krumsiek et al. 2011; GSD Rios et al. 2015; as
 a benchmark of network inference Pratapa et al. 2020; decision diagrams Bryant 1986.
+The rules of VSC are as the benchmark has them. Its HSC differs from the paper, and from ours, in one rule: Cebpa goes
+off with Scl alone, or with Gata1 and Fog1. Its edge list of mCAD has Coup>Emx2 and Sp8>Pax6 as repression, where its
+rules, and ours, activate.
 """
 
 from __future__ import annotations
@@ -181,7 +184,7 @@ NETWORKS = {
                 "Dbx1": "not (Nkx61 or Nkx62)",
                 "Dbx2": "not (Nkx61 or Olig2 or Nkx22)",
                 "Irx3": "not (Olig2 or Nkx22)",
-                "Nkx22": "not (Pax6 or Olig2)",
+                "Nkx22": "not (Pax6 or Dbx2)",
                 "Nkx61": "not Dbx2",
                 "Nkx62": "not (Nkx61 or Dbx1)",
                 "Olig2": "not (Nkx22 or Irx3)",

@@ -42,7 +42,7 @@ class BooleanCells:
 
     network       G × G int8, rows regulate columns, self-regulation on the diagonal
     switched_off  "A>B", off in the cells whose arm is `rewired`, or None
-    later         N × G float32: the same cell one step later, which no experiment sees: pairs for the oracle
+    later         N × G table by cell name: the same cell one step later, which no experiment sees: the oracle's pairs
     """
 
     matrix: csr_matrix
@@ -85,7 +85,8 @@ def simulate_boolean(
     course = Course(model, knock_out, n_cells, n_snapshots, switched_off)
     seen, later, branch = course.run(round(step / DT), dynamics)
     obs = _describe(model, n_cells, n_snapshots, step, branch, course.rewired)
-    truth = {"network": model.signed, "switched_off": switched_off, "later": later}
+    following = pd.DataFrame(later, index=obs.index, columns=model.genes)
+    truth = {"network": model.signed, "switched_off": switched_off, "later": following}
     return BooleanCells(csr_matrix(_dropped(seen, dropout, dropouts)), obs, model.genes, truth)
 
 

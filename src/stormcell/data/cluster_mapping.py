@@ -17,23 +17,22 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stormcell.analysis.couplings import Coupling, Sinkhorn
-from stormcell.analysis.denoise import smooth
-from stormcell.config import DataConfig, UserError
+from stormcell.analysis.denoise import smooth, smooth_by_metacells
+from stormcell.config import DataConfig, UserError, nearest
 from stormcell.data.cells import Cells, read
-from stormcell.data.csr import row_normalise_log1p
+from stormcell.data.expression import log_expression, principal_components, spread_within
 from stormcell.data.fit import select_genes
 from stormcell.data.network_spec import NetworkSpec
 from stormcell.data.prior import AllPrior, Prior
-from stormcell.data.spec import TARGET_SUM
 from stormcell.data.split import Split
 from stormcell.data.stream import Steps, seed_of
 from stormcell.data.transitions import neighbouring, parse
 
+DENOISING = {"neighbours": smooth, "metacells": smooth_by_metacells}
 FEWEST = 5  # training cells of a cluster
 CONSTANT = 1e-6  # standard deviation within clusters below which a gene is constant
 
@@ -64,6 +63,8 @@ class ClusterMappingDataModule(pl.LightningDataModule):
     smooth
         Training cells of its own cluster that a cell is averaged over; 1 leaves it as it is; null: 20 for counts and
         log1p, 1 for continuous values. On raw counts no regression predicts anything, whatever the pairing.
+    denoise
+        What these cells are: the nearest `neighbours` of the cell, or the `metacells` that k-means makes of so many.
     known
         A network that is not the mask, which the edges are compared to; null: none.
     components
@@ -80,6 +81,7 @@ class ClusterMappingDataModule(pl.LightningDataModule):
         prior: Callable[..., Prior] | None = None,
         known: Callable[..., Prior] | None = None,
         smooth: int | None = None,
+        denoise: str = "neighbours",
         components: int = 20,
         batch_size: int = 256,
     ) -> None:
@@ -87,7 +89,11 @@ class ClusterMappingDataModule(pl.LightningDataModule):
         for key, value in (("smooth", smooth), ("components", components), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise UserError(f"datamodule.{key}={value}: a whole number of at least 1")
-        self.config, self.split_rule, self.seed = data, split, seed
+        if denoise not in DENOISING:
+            raise UserError(
+                f"datamodule.denoise={denoise}{nearest(denoise, DENOISING)}: {' or '.join(DENOISING)} expected"
+            )
+        self.config, self.split_rule, self.seed, self.denoise = data, split, seed, denoise
         self.rule, self.prior_rule = coupling or Sinkhorn(), prior or AllPrior()
         self.known_rule = known
         self.k, self.components, self.batch_size = smooth, components, batch_size
@@ -113,11 +119,11 @@ class ClusterMappingDataModule(pl.LightningDataModule):
         self.condition = self.cluster  # what is counted in the notes of a run
         pseudotime = cells.obs["pseudotime"].to_numpy(float) if "pseudotime" in cells.obs else None
         self.pseudotime = pseudotime
-        self.expression = _expression(self.cells)
-        self.points = _principal_components(self.expression[:, variable], train, self.components)
+        self.expression = log_expression(self.cells)
+        self.points = principal_components(self.expression[:, variable], train, self.components)
         found = self._transitions(train)
         self.values = self._denoised(train)
-        sd = _within(self.values, self.cluster, train, {name for pair in found for name in pair})
+        sd = spread_within(self.values, self.cluster, train, {name for pair in found for name in pair})
         constant = sd < CONSTANT
         if constant.any():
             self.cells.notes.append(f"{int(constant.sum())} genes do not vary within the clusters: no edge of theirs")
@@ -194,7 +200,7 @@ class ClusterMappingDataModule(pl.LightningDataModule):
         return self.k or (1 if self.config.scale == "continuous" else 20)
 
     def _denoised(self, train: np.ndarray) -> np.ndarray:
-        """N × G float32; a cell is the mean of the nearest training cells of its cluster."""
+        """N × G float32; a cell is the mean of training cells of its cluster."""
         k = self.neighbours
         if k == 1:
             return self.expression.toarray().astype(np.float32)
@@ -202,7 +208,8 @@ class ClusterMappingDataModule(pl.LightningDataModule):
         # Cells without a cluster, and clusters without training cells, have no neighbours: they stand in no transition.
         mine = np.isin(codes, codes[train])
         values = np.zeros(self.expression.shape, np.float32)
-        values[mine] = smooth(self.expression[mine], self.points[mine], codes[mine], k, train[mine])
+        averaged = DENOISING[self.denoise]
+        values[mine] = averaged(self.expression[mine], self.points[mine], codes[mine], k, train[mine])
         return values
 
     def _told(self, train: np.ndarray) -> None:
@@ -293,30 +300,3 @@ class ClusterMappingDataModule(pl.LightningDataModule):
         mine = self.with_cells("validation")[self.trainer.global_rank :: self.trainer.world_size]
         batches = [self._pairs(t, "validation", np.random.default_rng([self.seed, t])) for t in mine]
         return DataLoader(batches, batch_size=None)
-
-
-def _expression(cells: Cells) -> csr_matrix:
-    """log1p(counts / library · 1e4) of counts, else the values as they are: N × G."""
-    if cells.scale != "counts":
-        return cells.X
-    shares = row_normalise_log1p(cells.X, cells.obs["library"].to_numpy(), TARGET_SUM)
-    return csr_matrix((shares, cells.X.indices, cells.X.indptr), cells.X.shape)
-
-
-def _principal_components(expression: csr_matrix, train: np.ndarray, k: int) -> np.ndarray:
-    """Scores of all cells on components of the training cells: N × K."""
-    from sklearn.decomposition import PCA
-
-    dense = expression.toarray().astype(np.float32)
-    k = min(k, int(train.sum()) - 1, dense.shape[1])
-    return PCA(k, random_state=0).fit(dense[train]).transform(dense)
-
-
-def _within(values: np.ndarray, cluster: np.ndarray, train: np.ndarray, names: set[str]) -> np.ndarray:
-    """Standard deviation within clusters, over the training cells of these clusters: G."""
-    total, n = np.zeros(values.shape[1]), 0
-    for name in names:
-        mine = values[train & (cluster == name)]
-        total += len(mine) * mine.var(0, dtype=float)
-        n += len(mine)
-    return np.sqrt(total / n)

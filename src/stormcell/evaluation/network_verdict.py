@@ -32,14 +32,27 @@ def network_verdict(
     )
     planted = board[board["group"] == "planted network"].set_index("method")
     if len(planted):
-        mine, rest = planted.loc[names["model"]], planted.drop(names["model"])["auprc_centred"].dropna()
+        mine = planted.loc[names["model"]]
+        known = planted["auprc_centred"].get(names["oracle"])
+        rest = planted["auprc_centred"].drop([names["model"], names["oracle"]], errors="ignore").dropna()
         best = rest.idxmax()
         found.append(
             f"planted network: AUPRC {mine['auprc']:.2f} pooled and {mine['auprc_centred']:.2f} centred per transition "
             f"(chance {mine['auprc'] / mine['auprc_ratio']:.2f}), sign accuracy {mine['sign_accuracy']:.2f}; the best "
             f"other method, centred, is {best} ({rest[best]:.2f})"
+            + ("" if known is None else f"; with the cells' true partners known it is {known:.2f}")
         )
+    found += _stability(tables.get("stability", pd.DataFrame()))
     return found
+
+
+def _stability(table: pd.DataFrame) -> list[str]:
+    """What the weights hang on, most of all."""
+    rows = [
+        f"{row['compared']} {row['rank_correlation']:.2f} ({row['jaccard']:.2f} of the strongest {row['top']:.0f})"
+        for row in table.to_dict("records")
+    ]
+    return ["rank correlation of the weights: " + "; ".join(rows)] if rows else []
 
 
 def _beside(wide: pd.DataFrame, names: dict[str, str], role: str, what: str) -> str:

@@ -10,7 +10,7 @@ beside every network. Couplings pair what is alike, so the self edge s is fitted
 
 solver exact    normal equations of every target, batched Cholesky (analysis/masked_ridge.py); with several transitions
                 shared and deviating parts in one elimination (analysis/pooled_ridge.py); λ by generalised
-                cross-validation; lasso > 0 makes it an elastic net (analysis/elastic_net.py)
+                cross-validation, λ_D by validation cells; lasso > 0 makes it an elastic net (analysis/elastic_net.py)
 solver sgd      gradient descent on pairs drawn from the plan, over the edges' values alone, L1 by proximal steps
 
 Shapes: B pairs in a batch, G genes, E edges, T transitions.
@@ -39,6 +39,7 @@ from stormcell.data.network_spec import NetworkSpec
 from stormcell.evaluation.network import r_squared_summary
 from stormcell.models.base import Model
 
+DEVIATIONS, UNVALIDATED = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), 1.0  # λ_D to choose from; the one without validation cells
 SOLVERS, POOLINGS = ("exact", "sgd"), ("shared_deviation", "independent")
 
 
@@ -50,7 +51,9 @@ class Transition(Model):
     ridge
         λ, per cell, of scaled expression; `gcv`: one for all targets and transitions, by generalised cross-validation.
     ridge_deviation
-        λ_D, of what a transition has beyond the shared network; infinite: one network for all.
+        λ_D, of what a transition has beyond the shared network; infinite: one network for all; `validation`: the one of
+        `DEVIATIONS` that predicts the validation cells best, 1 without such cells. What predicts best is not always
+        what is true: where one network is known to drive all transitions, as in a simulation, take a large one.
     lasso
         Weight of Σ |w|; 0 leaves it out. Exact with pooling=independent, or by solver=sgd.
     pooling
@@ -77,7 +80,7 @@ class Transition(Model):
         seed: int = 1,
         solver: Literal["exact", "sgd"] = "exact",
         ridge: float | str = "gcv",
-        ridge_deviation: float = 1.0,
+        ridge_deviation: float | str = "validation",
         lasso: float = 0.0,
         pooling: Literal["shared_deviation", "independent"] = "shared_deviation",
         self_edge: bool = True,
@@ -92,8 +95,10 @@ class Transition(Model):
                 raise UserError(f"model.{key}={word}{nearest(word, options)}: {' or '.join(options)} expected")
         if ridge != "gcv" and not (isinstance(ridge, int | float) and 0 <= ridge < math.inf):
             raise UserError(f"model.ridge={ridge}: a number of at least 0, or gcv")
-        if not ridge_deviation > 0:
-            raise UserError(f"model.ridge_deviation={ridge_deviation}: a number above 0; .inf is one network for all")
+        if ridge_deviation != "validation" and not (isinstance(ridge_deviation, int | float) and ridge_deviation > 0):
+            raise UserError(
+                f"model.ridge_deviation={ridge_deviation}: validation, or a number above 0; .inf is one network for all"
+            )
         if not 0 <= lasso < math.inf:
             raise UserError(f"model.lasso={lasso}: a number of at least 0")
         if not 0 <= recoupled <= 1:
@@ -117,12 +122,14 @@ class Transition(Model):
         self.mask = spec.mask
         T, E, G = spec.n_transitions, spec.n_edges, spec.n_genes
         self.shared = nn.Parameter(torch.zeros(E), requires_grad=shares)
-        self.deviation = nn.Parameter(torch.zeros(T, E), requires_grad=not shares or ridge_deviation < math.inf)
+        self.deviation = nn.Parameter(torch.zeros(T, E), requires_grad=not shares or ridge_deviation != math.inf)
         self.own = nn.Parameter(torch.zeros(T, G), requires_grad=self_edge)
         for name in ("mean_x", "mean_y"):
             self.register_buffer(name, torch.zeros(T, G))
         self.register_buffer("share", torch.full((T,), 1 / T))  # of the cells
         self.register_buffer("chosen_ridge", torch.tensor(0.0 if ridge == "gcv" else float(ridge)))
+        given = UNVALIDATED if ridge_deviation == "validation" else float(ridge_deviation)
+        self.register_buffer("chosen_deviation", torch.tensor(given))
         self.register_buffer(
             "_edge", torch.from_numpy(np.stack([self.mask.regulator, self.mask.target])), persistent=False
         )
@@ -131,19 +138,34 @@ class Transition(Model):
 
     @torch.no_grad()
     def initialise(self, data: ClusterMappingDataModule) -> None:
-        """Means of the clusters and λ from the training cells; with solver=exact the network itself."""
+        """Means of the clusters and λ from the training cells, λ_D from the validation cells; with solver=exact the
+        network itself."""
         sides = [data.sides(t, "train") for t in range(self.spec.n_transitions)]
         found = [moments(side.x, side.y, side.coupling, self.mask.regulators) for side in sides]
         self.share.copy_(torch.tensor([one.n for one in found]) / sum(one.n for one in found))
         for t, one in enumerate(found):
             self.mean_x[t], self.mean_y[t] = torch.from_numpy(one.mean_x), torch.from_numpy(one.mean_y)
         self.chosen_ridge.fill_(self.ridge_of(found, [side.coupling for side in sides], self.mask))
+        if self.shares and self.ridge_deviation == "validation" and data.with_cells("validation"):
+            self.chosen_deviation.fill_(max(DEVIATIONS, key=lambda value: self._validated(value, found, data)))
         if self.solver == "exact":
-            shared, fitted = self.solved(found)
-            if shared is not None:
-                self.shared.copy_(torch.from_numpy(shared.values))
-            for t, one in enumerate(fitted):
-                self.deviation[t], self.own[t] = torch.from_numpy(one.values), torch.from_numpy(one.own)
+            self._take(*self.solved(found))
+        else:
+            for part in (self.shared, self.deviation, self.own):
+                part.zero_()
+
+    def _validated(self, deviation: float, found: list[Moments], data: ClusterMappingDataModule) -> float:
+        """R² of the validation cells, in closed form, with this λ_D."""
+        self.chosen_deviation.fill_(deviation)
+        self._take(*self.solved(found))
+        return _median([one["variance_weighted"] for one in self.held_out_r2(data, "validation")])
+
+    def _take(self, shared: Edges | None, fitted: list[Edges]) -> None:
+        """These values for the parameters."""
+        if shared is not None:
+            self.shared.copy_(torch.from_numpy(shared.values))
+        for t, one in enumerate(fitted):
+            self.deviation[t], self.own[t] = torch.from_numpy(one.values), torch.from_numpy(one.own)
 
     def ridge_of(self, found: list[Moments], couplings: list[Coupling], mask: Mask) -> float:
         """λ as given; or by cross-validation on the effective cells: of a shared network those of all transitions
@@ -160,7 +182,7 @@ class Transition(Model):
         """Shared part (None without one) and what each transition has beyond it, of these moments."""
         mask, ridge = mask or self.mask, float(self.chosen_ridge) if ridge is None else ridge
         if self.shares:
-            return pooled(found, mask, ridge, self.ridge_deviation, self.self_edge)
+            return pooled(found, mask, ridge, float(self.chosen_deviation), self.self_edge)
         if self.lasso > 0:
             return None, [elastic_net(one, mask, ridge, self.lasso, self.self_edge) for one in found]
         return None, [solve(one, mask, ridge, self.self_edge) for one in found]
@@ -176,7 +198,7 @@ class Transition(Model):
         error = part * (batch.y - predicted).square().sum(-1).mean()
         penalty = self.chosen_ridge * (self.shared.square().sum() + part * self.own[t].square().sum())
         if self.deviation.requires_grad:
-            ridge = self.ridge_deviation if self.shares else self.chosen_ridge
+            ridge = self.chosen_deviation if self.shares else self.chosen_ridge
             penalty = penalty + part * ridge * self.deviation[t].square().sum()
         return {"loss": error + penalty, "error": error, "penalty": penalty}
 
@@ -230,16 +252,25 @@ class Transition(Model):
     def validation_scores(self) -> dict[str, float]:
         """R² of the barycentre, weighted by variance, median over transitions."""
         found = self.held_out_r2(self.trainer.datamodule, "validation")
-        told = [one["variance_weighted"] for one in found if np.isfinite(one["variance_weighted"])]
-        value = float(np.median(told)) if told else 0.0  # random pairs: all barycentres are one
+        value = _median([one["variance_weighted"] for one in found])
         return {"r2": value, "score": value}
 
     def notes(self, data: ClusterMappingDataModule) -> list[str]:
-        return [f"ridge {float(self.chosen_ridge):.3g} per cell" + (" (gcv)" if self.ridge == "gcv" else "")]
+        told = f"ridge {float(self.chosen_ridge):.3g} per cell" + (" (gcv)" if self.ridge == "gcv" else "")
+        if self.shares:
+            told += f", {float(self.chosen_deviation):.3g} of what a transition has beyond the shared network"
+            told += " (validation cells)" if self.ridge_deviation == "validation" else ""
+        return [told]
 
     def unknown_targets(self, condition: str) -> list[str]:
         """None: a cluster is no perturbation."""
         return []
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are defined; 0 without any: of random pairs all barycentres are one."""
+    told = [value for value in values if np.isfinite(value)]
+    return float(np.median(told)) if told else 0.0
 
 
 def _step_length(optimizer: torch.optim.Optimizer, part: nn.Parameter) -> Tensor | float:
