@@ -148,6 +148,9 @@ def test_recovery_of_the_planted_network(judged, model, chain, made):
     truth, mask = np.sign(made.network), model.mask
     allowed = mask.dense(np.ones(mask.n_edges)) > 0
     own = mask.dense((model.weights(0) + model.weights(1)) / 2)
+    assert not allowed[~np.eye(len(allowed), dtype=bool)].all()
+    every = recovery(own, truth)["auprc_ratio"]
+    assert rows["auprc_every_pair_ratio"][NAME] == pytest.approx(every, rel=1e-6)
     expected = recovery(own, truth, allowed, sign=None)
     assert rows.loc[NAME, "auprc_centred"] == pytest.approx(expected["auprc"])
     assert rows.loc[NAME, "n"] == (truth[allowed] != 0).sum()

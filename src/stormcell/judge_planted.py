@@ -97,6 +97,8 @@ def _recovery(name: str, truth, allowed, pooled, centred, sign) -> dict:
     row |= {"auprc_centred": inside["auprc"], "auprc_centred_ratio": inside["auprc_ratio"]}
     keys = ("early_precision_ratio", "signed_early_precision", "sign_accuracy", "balanced_sign_accuracy")
     row |= {key: inside[key] for key in keys}
+    if not (allowed | np.eye(len(allowed), dtype=bool)).all():  # the mask leaves pairs out
+        row["auprc_every_pair_ratio"] = recovery(centred, truth)["auprc_ratio"]
     if pooled is not None:
         every = recovery(pooled, truth, allowed, sign=sign)
         row |= {"auprc": every["auprc"], "auprc_ratio": every["auprc_ratio"]}

@@ -22,6 +22,7 @@ CHANCE = {
     "auprc_ratio": 1.0,
     "auprc_centred_ratio": 1.0,
     "early_precision_ratio": 1.0,
+    "auprc_every_pair_ratio": 1.0,
     "balanced_sign_accuracy": 0.5,
     "balanced_sign_agreement": 0.5,
     "rank_agreement": 0.0,
@@ -104,6 +105,13 @@ def _planted() -> list[Metric]:
             "sign",
             "Share of planted edges that are given their sign; where most of them activate, always + scores high",
             "higher", PLANTED, _NO_SIGN,
+        ),
+        Metric(
+            "auprc_every_pair_ratio",
+            "AUPRC ratio, every pair",
+            "The centred AUPRC ratio among all ordered pairs of genes, also those that the prior network leaves out, "
+            "which no method with this mask can find. 1 is chance",
+            "higher", PLANTED, none,
         ),
         Metric("auprc_centred", "AUPRC, centred", f"The area itself{centred}", "higher", PLANTED, none),
         Metric("auprc", "AUPRC, pooled", f"The area itself{pooled}", "higher", PLANTED, none),
