@@ -43,7 +43,7 @@ RULES = {
     "Sinkhorn .2": Sinkhorn(epsilon=0.2),
 }
 RIDGE_CELLS = 10.0  # λ · cells
-DEVIATION = 1.0
+DEVIATION = 3.0
 RANDOM_PAIRS = 20_000  # drawn: the plan of random pairs has no covariance at all, and so no sign
 
 
@@ -72,7 +72,7 @@ def pairs(made: BooleanCells, rule, states: np.ndarray, order: list[str], seed: 
     """(x, partners of x) of every transition of the order, on genes standardised over all cells."""
     x = made.matrix.toarray().astype(np.float64)
     mean, sd = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1)
-    x, later = (x - mean) / sd, (made.truth["later"] - mean) / sd
+    x, later = (x - mean) / sd, (made.truth["later"].to_numpy() - mean) / sd
     rng, found = np.random.default_rng(seed), []
     for source, target in pairwise(order):
         a, b = x[states == source], x[states == target]

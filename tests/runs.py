@@ -20,7 +20,8 @@ CELLS = (
     "data.simulate.n_interacting=1", "datamodule.batch_size=64", "model.n_cells=100",
 )  # fmt: skip
 # What makes the closing test of a model short; of one that is not named, fewer cells to generate.
-QUICK = {"contrastive": "model.plain_vae=false", "transition": "model.bootstraps=3"}
+QUICK = {"contrastive": "model.plain_vae=false", "transition": "model.bootstraps=3", "bilinear": "model.refits=0"}
+QUICK["trilinear"] = QUICK["bilinear"]
 SHORT = (*CELLS, "trainer.max_steps=60", "trainer.val_check_interval=20", "trainer.log_every_n_steps=10")
 # Long enough to be killed on the way; patience, so that it always has the same length.
 LONG = (*SHORT, "trainer.max_steps=400", "callbacks.early_stopping.patience=99")

@@ -21,6 +21,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from stormcell import __version__
 from stormcell.analysis.embedding import TargetEmbedding
 from stormcell.config import UserError
+from stormcell.data.frequency_spec import FrequencySpec
 from stormcell.data.network_spec import NetworkSpec
 from stormcell.data.reference import Reference
 from stormcell.data.spec import Spec
@@ -86,7 +87,8 @@ def load(path: str | Path, trust: bool = False) -> Model:
     config = {key: value for key, value in record["config"]["model"].items() if key not in ("optimizer", "scheduler")}
     for part in (config, *(record["config"].get(key) for key in ("split", "targets", "datamodule"))):
         _trusted(part, trust, path)
-    spec = NetworkSpec if "transitions" in record["spec"] else Spec
+    kinds = {"transitions": NetworkSpec, "outputs": FrequencySpec}
+    spec = next((kind for key, kind in kinds.items() if key in record["spec"]), Spec)
     model = instantiate(config)(spec=spec.from_record(record["spec"]), optimizer=None)
     if "embedding" in record:
         model.shape_like(content["state_dict"], TargetEmbedding.from_record(record["embedding"]))

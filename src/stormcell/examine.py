@@ -180,9 +180,14 @@ def report(model, data, notes: list[str], embedding: str, loggers, folder: Path,
     start = time.perf_counter()
     hold_threads()
     told = [*notes, *data.cells.notes, *data.split.notes]
-    # The first UMAP of a process costs 20 s: only a model of latent spaces is drawn by it unasked.
-    embedding = embedding or ("umap" if model.judged == "latents" else "pca")
-    judges = {"profiles": _profiles, "latents": _latents, "network": partial(_network, embedding)}
+    # The first UMAP of a process costs 20 s: only a model whose space is the question is drawn by it unasked.
+    embedding = embedding or ("umap" if model.judged in ("latents", "frequencies") else "pca")
+    judges = {
+        "profiles": _profiles,
+        "latents": _latents,
+        "network": partial(_network, embedding),
+        "frequencies": partial(_frequencies, embedding),
+    }
     write, judged = judges[model.judged](model, data, told)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     timing = {**timing, "test_s": round(time.perf_counter() - start, 2), "peak_rss_mb": round(peak, 1)}
@@ -212,3 +217,10 @@ def _network(embedding: str, model, data, told: list[str]) -> tuple:
     from stormcell.report.network_folder import write_network_judgement
 
     return write_network_judgement, (judge_networks(model, data, [*told, *model.notes(data)], embedding),)
+
+
+def _frequencies(embedding: str, model, data, told: list[str]) -> tuple:
+    from stormcell.judge_frequencies import judge_frequencies
+    from stormcell.report.frequency_folder import write_frequency_judgement
+
+    return write_frequency_judgement, (judge_frequencies(model, data, [*told, *model.notes(data)], embedding),)

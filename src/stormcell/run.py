@@ -160,7 +160,7 @@ def _validated(data: Any, model: pl.LightningModule) -> bool:
     """Are there two validation cells, or a row of their pseudobulk, of perturbations that the model can represent?"""
     if isinstance(data, PseudobulkDataModule):
         return len(data.validation.shift) > 0
-    if model.judged == "network":
+    if model.judged in ("network", "frequencies"):
         return len(data.rows["validation"]) > 0
     names, sizes = np.unique(data.condition[data.rows["validation"]], return_counts=True)
     known = [name != data.cells.control and not model.unknown_targets(str(name)) for name in names]

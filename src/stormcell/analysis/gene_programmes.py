@@ -17,7 +17,6 @@ Sources: Ward 1963; Rousseeuw 1987; Kaufman & Rousseeuw 1990; Fang et al. 2023 (
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,10 +26,10 @@ from scipy.stats import false_discovery_control
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import silhouette_samples
 
-from stormcell.config import UserError, nearest
+from stormcell.analysis.gene_sets import SIZES, read_gmt
+from stormcell.config import UserError
 
 MOST_PROGRAMMES = 15  # tried for the largest silhouette: more are not read
-SET_SIZES = (5, 500)  # genes of a set that the model has; smaller ones are chance, larger ones say nothing
 FEWEST_HITS = 2  # one gene is no enrichment; such a set counts as tested, with p = 1
 
 
@@ -117,25 +116,17 @@ def read_gene_sets(path: Path, genes: Sequence[str]) -> dict[str, list[str]]:
     Symbols are compared without case and kept as the model writes them. Raises UserError for a file that is not there
     or not of this form, and where no set of a size to be tested is left.
     """
-    path = Path(path)
-    if not path.is_file():
-        beside = [file.name for file in path.parent.glob("*.gmt*")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file of gene sets{nearest(path.name, beside)}")
+    gene_sets = read_gmt(path)
     own = {str(gene).casefold(): str(gene) for gene in genes}
-    try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as {'gzipped ' * (path.suffix == '.gz')}text: {error}") from error
-    lines = [line.split("\t") for line in text.splitlines() if line.strip()]
-    short = next((number for number, fields in enumerate(lines, 1) if len(fields) < 3), None)
-    if short or not lines:
-        raise UserError(f"{path}: line {short or 1} is no gene set: a name, a description and genes, with tabs between")
-    cut = {fields[0]: sorted({own[g.casefold()] for g in fields[2:] if g.casefold() in own}) for fields in lines}
-    sets = {name: members for name, members in cut.items() if SET_SIZES[0] <= len(members) <= SET_SIZES[1]}
+    cut = {
+        name: sorted({own[g.casefold()] for g in members if g.casefold() in own}) for name, members in gene_sets.items()
+    }
+    sets = {name: members for name, members in cut.items() if SIZES[0] <= len(members) <= SIZES[1]}
     if not sets:
-        example = f"{lines[0][2]!r} there, {genes[0]!r} here"
-        low, high = SET_SIZES
-        raise UserError(f"{path}: none of {len(lines)} sets has {low} to {high} genes of the model's ({example})")
+        there = next((members[0] for members in gene_sets.values() if members), "none")
+        example = f"{there!r} there, {genes[0]!r} here"
+        low, high = SIZES
+        raise UserError(f"{path}: none of {len(gene_sets)} sets has {low} to {high} genes of the model's ({example})")
     return sets
 
 

@@ -146,7 +146,7 @@ def data_card(data: Any) -> dict[str, Any]:
         "cells": len(cells),
         "genes": data.spec.n_genes,
         "scale": cells.scale,
-        **(_transitions(data) if hasattr(data.spec, "transitions") else _perturbations(data)),
+        **_question(data),
         "split": parts,
         "split_sha256": split.sha256,
         "quality control": qc,
@@ -160,8 +160,14 @@ def data_card(data: Any) -> dict[str, Any]:
     return card
 
 
-def _perturbations(data: Any) -> dict[str, int]:
-    obs = data.cells.obs
+def _question(data: Any) -> dict[str, Any]:
+    """What the cells are asked, by the kind of the view."""
+    obs, spec = data.cells.obs, data.spec
+    if hasattr(spec, "transitions"):
+        return _transitions(data)
+    if hasattr(spec, "outputs"):
+        what = {"frequencies": spec.n_outputs} if spec.task == "regression" else {"classes": list(spec.outputs)}
+        return what | {"inputs": f"{spec.n_inputs} {spec.inputs}"}
     return {
         "perturbations": int(obs["condition"].nunique() - 1),
         "perturbed targets in training": data.spec.n_targets,
