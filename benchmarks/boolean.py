@@ -7,9 +7,9 @@ C. HSC, one network per transition: independent ridges and shared + deviation; m
 D. HSC with one edge switched off in one arm: its place among |W_rewired − W_intact| of all 110 pairs, every edge in
    turn. What the oracle does not find left no trace in the cells: other inputs of the target stand in for it.
 
-Ridge, ε and the penalty of the deviation are fixed beforehand. `--start LEVEL` is the protein of Gata2, Cebpa and Pu1
-in the first cells of HSC: 12 leads to all four lineages; from 20, where a gene that is on settles, no cell becomes a
-monocyte. The last line says how many gates are met.
+Ridge and ε are fixed beforehand; one network drives all transitions, so that the penalty of deviations from it is
+large. `--start LEVEL` is the protein of Gata2, Cebpa and Pu1 in the first cells of HSC: 12 leads to all four lineages;
+from 20, where a gene that is on settles, no cell becomes a monocyte. The last line says how many gates are met.
 """
 
 from __future__ import annotations

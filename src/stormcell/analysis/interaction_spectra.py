@@ -24,6 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stormcell.analysis.masked_ridge import one_thread
+
 Factors = Sequence[np.ndarray]
 ZERO = 1e-10  # |λ| over the largest: below it an eigenvalue is rounding and its vector arbitrary
 
@@ -64,9 +66,10 @@ def interaction_spectra(factors: Factors, readout: np.ndarray, metric: np.ndarra
             raise ValueError(f"a metric of shape {metric.shape} for {left.shape[1]} columns")
         left, right = left @ metric.T, right @ metric.T
     H = len(left)
-    basis, coordinates = np.linalg.qr(np.concatenate([left, right]).T)
-    small = (readout[:, None] * coordinates[:, :H]) @ coordinates[:, H:].T
-    values, inner = np.linalg.eigh((small + small.transpose(0, 2, 1)) / 2)
+    with one_thread():
+        basis, coordinates = np.linalg.qr(np.concatenate([left, right]).T)
+        small = (readout[:, None] * coordinates[:, :H]) @ coordinates[:, H:].T
+        values, inner = np.linalg.eigh((small + small.transpose(0, 2, 1)) / 2)
     order = np.argsort(-np.abs(values), axis=1, kind="stable")
     values = np.take_along_axis(values, order, 1)
     return Spectra(values, basis, np.take_along_axis(inner, order[:, None], 2), coordinates, readout)

@@ -216,7 +216,7 @@ class FrequencyDataModule(pl.LightningDataModule):
                 f"{cells.origin}: datamodule.classes={self.classes}, but data.{self.classes}_key is null; columns "
                 f"read: {', '.join(cells.obs.columns)}"
             )
-        names = sorted(set(labels[self.rows["train"]]) - set(NO_CLUSTER))
+        names = sorted(set(labels[self.rows["train"]].tolist()) - set(NO_CLUSTER))
         if len(names) < 2:
             raise UserError(
                 f"{cells.origin}: datamodule.classes={self.classes} has {len(names)} class among the training cells; "
