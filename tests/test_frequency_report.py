@@ -20,7 +20,7 @@ from rich.console import Console
 
 from stormcell.evaluation.frequency import frequency_board, per_class, per_frequency
 from stormcell.evaluation.frequency_metrics import CHANCE, FREQUENCY_METRICS
-from stormcell.report import frequency_figures, frequency_folder, frequency_tables
+from stormcell.report import frequency_figures, frequency_folder
 from stormcell.report.drawing import FAINT, QUIET, TRUTH
 from stormcell.report.drawing import MODEL as BLUE
 from stormcell.report.frequency_judgement import bare, named
@@ -28,6 +28,7 @@ from stormcell.report.frequency_lists import between_seeds, gene_lists, hierarch
 from stormcell.report.frequency_modules import MOST_GENES, MOST_MODULES, enrichment, module_heatmap, shown_modules
 from stormcell.report.frequency_picture import MOST_FREQUENCIES, frequency_space
 from stormcell.report.judgement import number
+from stormcell.report.method_board import print_scoreboard
 
 CARD = {"source": "toy.h5ad", "sha256": "ab12", "cells": 500, "genes": 300, "split_sha256": "cd34", "notes": []}
 CONFIG = {"seed": 1, "objective": "val/loss", "objective_mode": "min"}
@@ -192,7 +193,7 @@ def test_page_escapes_every_name(tmp_path, monkeypatch, run):
 
 def printed(judgement, width) -> str:
     screen = io.StringIO()
-    frequency_tables.print_scoreboard(judgement, Console(file=screen, width=width))
+    print_scoreboard(judgement, Console(file=screen, width=width))
     return screen.getvalue()
 
 
@@ -212,14 +213,14 @@ def test_terminal_table_has_every_value_and_fits(judgement, width):
 
 def test_star_is_at_the_best_method_also_where_low_is_good(judgement):
     def marked(metric):
-        return list(judgement.rows(GROUP)["method"][frequency_tables.best(judgement, GROUP, metric)])
+        return list(judgement.rows(GROUP)["method"][judgement.best(GROUP, metric)])
 
     assert (marked("r2"), marked("mae_ratio")) == ([MODEL], ["k-NN, 50 components"])
-    assert frequency_tables.best_baseline(judgement, GROUP, "mae_ratio") == ("k-NN, 50 components", 0.41)
+    assert judgement.best_baseline(GROUP, "mae_ratio") == ("k-NN, 50 components", 0.41)
     best = judgement.scoreboard.assign(mae_ratio=lambda t: t["mae_ratio"].mask(t["method"] == YARDSTICK, 0.01))
     unbeaten = dataclasses.replace(judgement, scoreboard=best)
-    assert frequency_tables.best(unbeaten, GROUP, "mae_ratio").sum() == 1  # a yardstick does not compete
-    assert frequency_tables.best_baseline(unbeaten, GROUP, "mae_ratio")[1] == 0.41
+    assert unbeaten.best(GROUP, "mae_ratio").sum() == 1  # a yardstick does not compete
+    assert unbeaten.best_baseline(GROUP, "mae_ratio")[1] == 0.41
 
 
 def test_metrics_of_the_evaluation_are_those_of_the_report(judgement):
@@ -230,7 +231,7 @@ def test_metrics_of_the_evaluation_are_those_of_the_report(judgement):
     answers = {MODEL: truth + 0.1 * rng.normal(size=truth.shape), "ridge": np.zeros_like(truth)}
     told = {"scoreboard": frequency_board(answers, truth, train), "baselines": ("ridge",)}
     real = dataclasses.replace(judgement, **told, tables={"per_frequency": per_frequency(answers, truth, train)})
-    assert frequency_tables.metrics(real, GROUP) == ["r2", "mae_ratio", "worst_r2"]
+    assert real.metrics(GROUP) == ["r2", "mae_ratio", "worst_r2"]
     assert "as good as every simple answer on 3 of 3 frequencies" in texts(frequency_figures.per_frequency(real))
 
 

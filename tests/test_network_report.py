@@ -20,12 +20,13 @@ from network_world import BASELINES, CEILING, METRICS, MODEL, network_judgement
 from rich.console import Console
 
 from stormcell.evaluation.network_metrics import CHANCE, NETWORK_METRICS
-from stormcell.report import network_folder, network_tables
+from stormcell.report import network_folder
 from stormcell.report.drawing import FAINT, QUIET, TRUTH
 from stormcell.report.drawing import MODEL as BLUE
 from stormcell.report.folder import data_card
 from stormcell.report.html import plain
 from stormcell.report.judgement import number
+from stormcell.report.method_board import print_scoreboard
 from stormcell.report.network_figures import FLOOR, MOST_ROWS, cofactors, differential, network_heatmap, scores
 from stormcell.report.network_graph import ACTIVATES, MOST_PANELS, REPRESSES, apart, network_graph
 from stormcell.report.network_judgement import ARROW, arrow, shown
@@ -155,7 +156,7 @@ def test_page_needs_nothing_but_itself_and_shows_every_figure(judgement, run):
     flat = re.sub(r"\s*(<[^>]+>)\s*", r"\1", page)
     for group in judgement.groups:
         for method in judgement.rows(group)["method"]:
-            for name in network_tables.metrics(judgement, group):
+            for name in judgement.metrics(group):
                 assert number(judgement.value(group, method, name)) in flat
     assert '<td><span class="best">0.41</span><small>0.31 to 0.51</small></td>' in flat
     assert f"{plain(len(judgement.table('edges')))} rows" in flat and "tables/edges.csv" in flat
@@ -197,7 +198,7 @@ def test_card_of_cells_without_perturbations_tells_clusters_and_transitions():
 
 def printed(judgement, width) -> str:
     screen = io.StringIO()
-    network_tables.print_scoreboard(judgement, Console(file=screen, width=width))
+    print_scoreboard(judgement, Console(file=screen, width=width))
     return screen.getvalue()
 
 
@@ -227,7 +228,7 @@ def test_narrow_terminal_leaves_out_the_last_metrics(judgement):
 def test_star_is_at_the_best_method_of_a_column(judgement):
     def marked(group, metric):
         rows = judgement.rows(group)
-        return list(rows["method"][network_tables.best(judgement, group, metric)])
+        return list(rows["method"][judgement.best(group, metric)])
 
     assert marked("held-out cells", "r2_weighted") == [MODEL]
     assert marked("planted network", "balanced_sign_accuracy") == ["Pearson"]  # the ceiling, 0.90, does not compete
@@ -390,7 +391,7 @@ def test_scores_are_those_of_the_scoreboard(judgement):
     panels = np.array(figure.axes).reshape(3, 4)
     for line, group in zip(panels, judgement.groups, strict=True):
         rows = judgement.rows(group)
-        for axes, name in zip(line, network_tables.metrics(judgement, group)[:4], strict=False):
+        for axes, name in zip(line, judgement.metrics(group)[:4], strict=False):
             points = axes.collections[-1]
             np.testing.assert_allclose(np.ma.filled(points.get_offsets()[:, 0], np.nan), rows[name])
             kinds = {"model": BLUE, "baseline": QUIET, "ceiling": TRUTH}

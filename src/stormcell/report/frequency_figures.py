@@ -20,7 +20,6 @@ from stormcell.evaluation.frequency_metrics import CHANCE, FREQUENCY_METRICS
 from stormcell.report import drawing
 from stormcell.report.drawing import BASELINE, FAINT, INK, MODEL, QUIET, SMALL, TEXT, TRUTH, dress, new_figure
 from stormcell.report.frequency_judgement import FrequencyJudgement, axis, bare, column, marked, named
-from stormcell.report.frequency_tables import aim, best_baseline, metrics
 from stormcell.report.judgement import middle, number
 from stormcell.report.network_graph import cut
 
@@ -36,7 +35,7 @@ FEW = 10  # participation N Σ v⁴ (1: spread evenly) above which a frequency s
 
 def scores(judgement: FrequencyJudgement) -> Figure | None:
     """A row of panels per group of the scoreboard, one panel per metric, one line per method. None without a value."""
-    asked = {group: metrics(judgement, group)[:MOST_METRICS] for group in judgement.groups}
+    asked = {group: judgement.metrics(group)[:MOST_METRICS] for group in judgement.groups}
     asked = {group: names for group, names in asked.items() if names}
     if not asked:
         return None
@@ -52,7 +51,7 @@ def scores(judgement: FrequencyJudgement) -> Figure | None:
         rows = judgement.rows(group)
         for axes, name in zip(line, names, strict=False):
             _score(axes, judgement, rows, name)
-            dress(axes, textwrap.fill(FREQUENCY_METRICS[name].label, LINE), under=aim(name))
+            dress(axes, textwrap.fill(FREQUENCY_METRICS[name].label, LINE), under=judgement.aim(name))
         line[0].set_yticks(range(len(rows)), [cut(str(name), LONGEST) for name in rows["method"]], parse_math=False)
         _bold(line[0], judgement, list(rows["method"]))
     return figure
@@ -71,7 +70,7 @@ def _score_finding(judgement: FrequencyJudgement, asked: dict[str, list[str]]) -
     for group, names in asked.items():
         own, rival = (
             judgement.value(group, judgement.methods[0], names[0]),
-            best_baseline(judgement, group, names[0]),
+            judgement.best_baseline(group, names[0]),
         )
         words = f"{FREQUENCY_METRICS[names[0]].label} {number(own)}"
         told.append(words + (f", best simple answer {number(rival[1])} ({rival[0]})" if rival else ""))

@@ -16,6 +16,7 @@ from stormcell.report.folder import close, command, data_card, flat, history, sc
 from stormcell.report.frequency_judgement import FrequencyJudgement
 from stormcell.report.frequency_page import render
 from stormcell.report.frequency_picture import frequency_space
+from stormcell.report.method_board import print_scoreboard
 
 
 def write_frequency_judgement(
@@ -41,7 +42,7 @@ def write_frequency_judgement(
     publish(loggers, judgement, paths, config, flat(judgement, judgement.methods))
     yaml = OmegaConf.to_yaml(OmegaConf.create(config))
     render(judgement, paths, card, yaml, [command(), again], timing, folder / "report.html")
-    frequency_tables.print_scoreboard(judgement, screen())
+    print_scoreboard(judgement, screen())
     close(folder, again)
 
 

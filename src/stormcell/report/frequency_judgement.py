@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+
+from stormcell.evaluation.frequency_metrics import CHANCE, FREQUENCY_METRICS
+from stormcell.report.method_board import MethodBoard
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,11 +39,15 @@ REQUIRED = {
 
 
 @dataclass(frozen=True)
-class FrequencyJudgement:
+class FrequencyJudgement(MethodBoard):
     """How well the frequencies of held-out cells are told beside simple answers, and what the modules are.
 
     Raises ValueError when the parts do not fit together: the caller's bug, not the user's mistake.
     """
+
+    known: ClassVar = FREQUENCY_METRICS
+    chance: ClassVar = CHANCE
+    aside: ClassVar = "a yardstick, no rival"
 
     model: str  # "bilinear" · "trilinear"
     methods: tuple[str, ...]  # rows of the model; the first is the one that the pictures show
@@ -73,39 +80,12 @@ class FrequencyJudgement:
         missing = [column for column in ("x", "y") if column not in self.points]
         if missing and len(self.points):
             raise ValueError(f"points have no column {', '.join(missing)}")
-        if not set(self.methods) <= set(self.scoreboard["method"]):
-            raise ValueError(f"scoreboard has no row of {set(self.methods) - set(self.scoreboard['method'])}")
-        if self.scoreboard[["group", "method"]].duplicated().any():
-            raise ValueError("scoreboard has two rows of one method in one group")
-
-    @property
-    def groups(self) -> list[str]:
-        """Groups of the scoreboard in the order in which they were judged."""
-        return [str(name) for name in self.scoreboard["group"].unique()]
+        self.check_board()
 
     @property
     def frequencies(self) -> list[str]:
         """Columns of the points that hold a frequency."""
         return [str(name) for name in self.points if str(name).startswith("frequency ")]
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A table by name; one without rows where there is none."""
-        return self.tables.get(name, pd.DataFrame())
-
-    def rows(self, group: str) -> pd.DataFrame:
-        """A group of the scoreboard in order: the model, baselines, then yardsticks."""
-        rows = self.scoreboard[self.scoreboard["group"] == group]
-        places = {name: place for place, name in enumerate((*self.methods, *self.baselines))}
-        return rows.iloc[np.argsort(rows["method"].map(places).fillna(len(places)), kind="stable")]
-
-    def kind(self, method: str) -> str:
-        """model · baseline · ceiling (a yardstick that does not compete)"""
-        return "model" if method in self.methods else "baseline" if method in self.baselines else "ceiling"
-
-    def value(self, group: str, method: str, metric: str) -> float:
-        """One number of the scoreboard; NaN where there is none."""
-        rows = self.scoreboard[(self.scoreboard["group"] == group) & (self.scoreboard["method"] == method)]
-        return float(rows[metric].iloc[0]) if metric in rows and len(rows) else np.nan
 
 
 def named(frequency) -> str:

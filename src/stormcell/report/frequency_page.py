@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from stormcell.evaluation.frequency_metrics import FREQUENCY_METRICS
-from stormcell.report.boards import interval
 from stormcell.report.frequency_judgement import FrequencyJudgement
-from stormcell.report.frequency_tables import aim, best, metrics
 from stormcell.report.html import fill, picture
-from stormcell.report.judgement import number
+from stormcell.report.method_board import page_boards, page_metrics
 from stormcell.report.topics import topics
 
 WORDS = {
@@ -65,14 +62,12 @@ def render(
 ) -> None:
     """Writes the report to `path`; `figures` are PNG files by name."""
     pictures = {name: picture(name, file, CAPTIONS) for name, file in figures.items()}
-    shown = [name for group in judgement.groups for name in metrics(judgement, group)]
-    about = [FREQUENCY_METRICS[name] for name in dict.fromkeys(shown)]
     page = fill(
         "frequency_judgement.html",
         judgement=judgement,
         space=pictures.get("space"),
-        boards=[_board(judgement, group) for group in judgement.groups if metrics(judgement, group)],
-        metrics=[{"label": m.label, "meaning": m.meaning, "panel": m.panel} for m in about],
+        boards=page_boards(judgement),
+        metrics=page_metrics(judgement),
         topics=topics(TOPICS, pictures, judgement.tables, WORDS),
         data_card=data_card,
         timing=timing,
@@ -80,18 +75,3 @@ def render(
         commands=commands,
     )
     path.write_text(page, encoding="utf-8")
-
-
-def _board(judgement: FrequencyJudgement, group: str) -> dict:
-    """One group of the scoreboard: a line per method, a column per metric."""
-    names, rows = metrics(judgement, group), judgement.rows(group)
-    marks = {name: best(judgement, group, name) for name in names}
-    lines = []
-    for place, (_, row) in enumerate(rows.iterrows()):
-        cells = [
-            {"value": number(row[name]), "best": bool(marks[name][place]), "interval": interval(row, name)}
-            for name in names
-        ]
-        lines.append({"method": row["method"], "kind": judgement.kind(row["method"]), "n": row["n"], "cells": cells})
-    columns = [{"label": FREQUENCY_METRICS[name].label, "aim": aim(name), "flattering": False} for name in names]
-    return {"metrics": columns, "groups": [{"name": group, "n": rows["n"].max(), "rows": lines}]}

@@ -20,7 +20,6 @@ from stormcell.report.heatmap import colour_bar, colour_end, shaded
 from stormcell.report.judgement import number
 from stormcell.report.network_graph import ACTIVATES, REPRESSES, cut
 from stormcell.report.network_judgement import ARROW, FDR, NetworkJudgement, arrow
-from stormcell.report.network_tables import metrics
 
 MOST_ROWS, MOST_METRICS = 30, 4  # more cannot be read
 ROW = 0.27  # inches of a line
@@ -151,7 +150,7 @@ def _sign_colour(value: float, sure: bool) -> str:
 
 def scores(judgement: NetworkJudgement) -> Figure | None:
     """A row of panels per group of the scoreboard, one panel per metric, one line per method. None without a value."""
-    asked = {group: metrics(judgement, group)[:MOST_METRICS] for group in judgement.groups}
+    asked = {group: judgement.metrics(group)[:MOST_METRICS] for group in judgement.groups}
     asked = {group: names for group, names in asked.items() if names}
     if not asked:
         return None

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from stormcell.report import figures, network_figures, network_tables
 from stormcell.report.dashboards import publish
 from stormcell.report.folder import close, command, data_card, flat, history, screen, write_cells, write_metrics
+from stormcell.report.method_board import print_scoreboard
 from stormcell.report.network_export import export, with_networks
 from stormcell.report.network_graph import network_graph
 from stormcell.report.network_judgement import NetworkJudgement
@@ -46,7 +47,7 @@ def write_network_judgement(
     publish(loggers, judgement, paths, config, flat(judgement, judgement.methods))
     yaml = OmegaConf.to_yaml(OmegaConf.create(config))
     render(judgement, paths, card, yaml, [command(), again], timing, folder / "report.html")
-    network_tables.print_scoreboard(judgement, screen())
+    print_scoreboard(judgement, screen())
     close(folder, again)
 
 

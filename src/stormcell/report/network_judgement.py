@@ -7,10 +7,13 @@ alone. Rows regulate columns: an edge goes from its regulator to its target.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
+
+from stormcell.evaluation.network_metrics import CHANCE, NETWORK_METRICS
+from stormcell.report.method_board import MethodBoard
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,11 +27,15 @@ REQUIRED = {
 
 
 @dataclass(frozen=True)
-class NetworkJudgement:
+class NetworkJudgement(MethodBoard):
     """The network of every transition with its confidence, and how well it tells held-out cells and known edges.
 
     Raises ValueError when the parts do not fit together: the caller's bug, not the user's mistake.
     """
+
+    known: ClassVar = NETWORK_METRICS
+    chance: ClassVar = CHANCE
+    aside: ClassVar = "what the cells allow, no rival"
 
     model: str  # "transition"
     methods: tuple[str, ...]  # rows of the model; the first is the one that the pictures show
@@ -57,10 +64,7 @@ class NetworkJudgement:
         strangers = set(self.table("edges")["transition"].astype(str)) - set(self.transitions)
         if strangers:
             raise ValueError(f"edges of transitions that are not in the table of transitions: {sorted(strangers)}")
-        if not set(self.methods) <= set(self.scoreboard["method"]):
-            raise ValueError(f"scoreboard has no row of {set(self.methods) - set(self.scoreboard['method'])}")
-        if self.scoreboard[["group", "method"]].duplicated().any():
-            raise ValueError("scoreboard has two rows of one method in one group")
+        self.check_board()
 
     @property
     def transitions(self) -> list[str]:
@@ -69,35 +73,11 @@ class NetworkJudgement:
         return [f"{source}>{target}" for source, target in zip(table["source"], table["target"], strict=True)]
 
     @property
-    def groups(self) -> list[str]:
-        """Groups of the scoreboard in the order in which they were judged."""
-        return [str(name) for name in self.scoreboard["group"].unique()]
-
-    @property
     def confident(self) -> pd.Series:
         """Marks the edges of small false-discovery rate; none where no rate is known."""
         edges = self.table("edges")
         rate = edges["fdr"] if "fdr" in edges else pd.Series(np.nan, index=edges.index)
         return rate.astype(float) <= FDR
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A table by name; one without rows where there is none."""
-        return self.tables.get(name, pd.DataFrame())
-
-    def rows(self, group: str) -> pd.DataFrame:
-        """A group of the scoreboard in order: the model, baselines, then ceilings."""
-        rows = self.scoreboard[self.scoreboard["group"] == group]
-        places = {name: place for place, name in enumerate((*self.methods, *self.baselines))}
-        return rows.iloc[np.argsort(rows["method"].map(places).fillna(len(places)), kind="stable")]
-
-    def kind(self, method: str) -> str:
-        """model · baseline · ceiling"""
-        return "model" if method in self.methods else "baseline" if method in self.baselines else "ceiling"
-
-    def value(self, group: str, method: str, metric: str) -> float:
-        """One number of the scoreboard; NaN where there is none."""
-        rows = self.scoreboard[(self.scoreboard["group"] == group) & (self.scoreboard["method"] == method)]
-        return float(rows[metric].iloc[0]) if metric in rows and len(rows) else np.nan
 
 
 def arrow(transition: str) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from stormcell.evaluation.network_metrics import CHANCE, NETWORK_METRICS
-from stormcell.report.boards import interval
 from stormcell.report.html import fill, picture
-from stormcell.report.judgement import number
+from stormcell.report.method_board import page_boards, page_metrics
 from stormcell.report.network_judgement import NetworkJudgement, arrow
-from stormcell.report.network_tables import best, metrics
 from stormcell.report.topics import topics
 
 WORDS = {"cofactors": "co-factors", "differential": "differential edges", "genes": "R² of the target genes"}
@@ -55,16 +52,14 @@ def render(
 ) -> None:
     """Writes the report to `path`; `figures` are PNG files by name."""
     pictures = {name: picture(name, file, CAPTIONS) for name, file in figures.items()}
-    shown = [name for group in judgement.groups for name in metrics(judgement, group)]
-    about = [NETWORK_METRICS[name] for name in dict.fromkeys(shown)]
     page = fill(
         "network_judgement.html",
         judgement=judgement,
         transitions=[arrow(name) for name in judgement.transitions],
         n_edges=len(judgement.table("edges")),
         network=pictures.get("network"),
-        boards=[_board(judgement, group) for group in judgement.groups if metrics(judgement, group)],
-        metrics=[{"label": m.label, "meaning": m.meaning, "panel": m.panel} for m in about],
+        boards=page_boards(judgement),
+        metrics=page_metrics(judgement),
         topics=topics(TOPICS, pictures, judgement.tables, WORDS),
         data_card=data_card,
         timing=timing,
@@ -72,19 +67,3 @@ def render(
         commands=commands,
     )
     path.write_text(page, encoding="utf-8")
-
-
-def _board(judgement: NetworkJudgement, group: str) -> dict:
-    """One group of the scoreboard: a line per method, a column per metric."""
-    names, rows = metrics(judgement, group), judgement.rows(group)
-    marks = {name: best(judgement, group, name) for name in names}
-    lines = []
-    for place, (_, row) in enumerate(rows.iterrows()):
-        cells = [
-            {"value": number(row[name]), "best": bool(marks[name][place]), "interval": interval(row, name)}
-            for name in names
-        ]
-        lines.append({"method": row["method"], "kind": judgement.kind(row["method"]), "n": row["n"], "cells": cells})
-    aims = {name: f"chance {CHANCE[name]:g}" if name in CHANCE else "higher is better" for name in names}
-    columns = [{"label": NETWORK_METRICS[name].label, "aim": aims[name], "flattering": False} for name in names]
-    return {"metrics": columns, "groups": [{"name": group, "n": rows["n"].max(), "rows": lines}]}

@@ -1,86 +1,11 @@
-"""The scoreboard of a transition network, one table per group; and the tables of a run as CSV."""
+"""The tables of a transition network as CSV."""
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from stormcell.evaluation.network_metrics import CHANCE, NETWORK_METRICS
 from stormcell.report.network_judgement import NetworkJudgement
-from stormcell.report.tables import least, write_csv
-
-HEAD, METHOD = 10, 34  # characters of a line of a column's head, of a method's name
-
-
-def metrics(judgement: NetworkJudgement, group: str) -> list[str]:
-    """Metrics of a group that any of its methods has a value for."""
-    rows = judgement.rows(group)
-    return [name for name in NETWORK_METRICS if name in rows and rows[name].notna().any()]
-
-
-def best(judgement: NetworkJudgement, group: str, metric: str) -> np.ndarray:
-    """Marks the rows of a group that no other method betters on a metric; ceilings do not compete."""
-    rows = judgement.rows(group)
-    competes = rows["method"].isin([*judgement.methods, *judgement.baselines])
-    away = -rows[metric].astype(float)  # of every metric higher is better
-    return least(np.where(competes & away.notna(), away, np.inf))
-
-
-def scoreboard_table(judgement: NetworkJudgement, group: str, names: list[str], intervals: bool) -> Table:
-    """One line per method, one column per metric; the model is bold."""
-    rows = judgement.rows(group)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
-    table.add_column(Text(f"{group}\nn = {rows['n'].max():,}"), max_width=METHOD, vertical="bottom")
-    for name in names:
-        guess = f"chance {CHANCE[name]:g}" if name in CHANCE else ""
-        lines = textwrap.wrap(NETWORK_METRICS[name].label, HEAD, break_long_words=False)
-        table.add_column(Text("\n".join([*lines, guess])), no_wrap=True, vertical="bottom")
-    marks = {name: best(judgement, group, name) for name in names}
-    for place, (_, row) in enumerate(rows.iterrows()):
-        fewer = f" (n = {row['n']:,})" if row["n"] < rows["n"].max() else ""
-        cells = [_cell(row, name, marks[name][place], intervals) for name in names]
-        style = {"model": "bold", "baseline": "", "ceiling": "italic"}[judgement.kind(row["method"])]
-        table.add_row(Text(row["method"] + fewer), *cells, style=style)
-    return table
-
-
-def _cell(row: pd.Series, metric: str, best: bool, interval: bool) -> Text:
-    """`0.27* 0.15..0.44`: the value, a star at the best, the interval. Fixed decimals, so that a column can be read."""
-    value, low, high = (
-        f"{round(found, 2) + 0.0:.2f}" if np.isfinite(found := row.get(f"{metric}{end}", np.nan)) else "-"
-        for end in ("", "_low", "_high")
-    )
-    cell = Text(f"{value:>5}")
-    cell.append("*" if best else " ", style="green")
-    if interval and "-" not in (low, high):
-        cell.append(f" {low}..{high}", style="dim not bold")
-    return cell
-
-
-def print_scoreboard(judgement: NetworkJudgement, console: Console) -> None:
-    """Prints every group, with intervals and all metrics where there is room, then the verdict and the notes."""
-    for group in judgement.groups:
-        names = metrics(judgement, group)
-        if names:
-            tables = [scoreboard_table(judgement, group, names, intervals=True)]
-            tables += [scoreboard_table(judgement, group, names[:n], intervals=False) for n in range(len(names), 0, -1)]
-            console.print(next((table for table in tables if _fits(table, console)), tables[-1]))
-            console.print()
-    ceilings = [name for name in judgement.scoreboard["method"].unique() if judgement.kind(name) == "ceiling"]
-    told = f"; {', '.join(ceilings)}: what the cells allow, no rival" if ceilings else ""
-    console.print(Text(f"* best of its column; higher is better in every one{told}"))
-    for sentence in (*judgement.verdict, *judgement.notes):
-        console.print(Text(f"- {sentence}"))
-
-
-def _fits(table: Table, console: Console) -> bool:
-    return console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width
+from stormcell.report.tables import write_csv
 
 
 def write(judgement: NetworkJudgement, folder: Path) -> list[Path]:
