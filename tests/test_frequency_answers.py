@@ -12,7 +12,7 @@ from stormcell.evaluation import frequency_answers as simple
 from stormcell.evaluation.frequency import frequency_board, r2
 from stormcell.evaluation.frequency_network import Budget, Part
 
-SHORT = Budget(hidden=16, epochs=5, batch=32)
+SHORT = Budget(hidden=16, steps=35, batch=32)
 
 
 def world(kind: str, n: int = 300, n_genes: int = 60, seed: int = 0):
@@ -41,7 +41,7 @@ def test_a_linear_target_is_found_by_every_linear_answer():
 
 
 def test_an_even_target_is_beyond_linear_answers_and_not_beyond_the_network():
-    found = scores("even", Budget(hidden=64, epochs=150, batch=32, lr=3e-3, loss="mse"), n=600, n_genes=8)
+    found = scores("even", Budget(hidden=64, steps=2000, batch=32, lr=3e-3, loss="mse"), n=600, n_genes=8)
     assert max(found[name] for name in (simple.RIDGE, simple.LASSO, simple.PLS)) < 0.2
     assert found[simple.RELU] > 0.3
 
@@ -124,7 +124,7 @@ def test_types_are_named_and_the_commonest_is_the_null():
     y = rng.choice(3, 400, p=[0.6, 0.3, 0.1])
     x = rng.normal(size=(400, 30)) + 2 * np.eye(3, 30)[y]
     parts = Part(x[:200], y[:200]), Part(x[200:300], y[200:300])
-    found = simple.class_answers(*parts, x[300:], 3, budget=Budget(hidden=16, epochs=40, batch=32))
+    found = simple.class_answers(*parts, x[300:], 3, budget=Budget(hidden=16, steps=300, batch=32))
     accuracy = {name: (named == y[300:]).mean() for name, named in found.items()}
     assert min(accuracy[name] for name in (simple.LOGISTIC, simple.KNN, simple.RELU)) > 0.75
     assert set(found[simple.MAJORITY]) == {0}

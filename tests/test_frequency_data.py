@@ -411,7 +411,7 @@ def test_mistakes_are_named(path, tmp_path, keys, message):
 
 
 def test_no_varying_gene_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no gene varies over the training cells"):
+    with pytest.raises(UserError, match="0 genes vary over the training cells"):
         module(cells(tmp_path, lambda values, names: np.ones_like(values)))
 
 

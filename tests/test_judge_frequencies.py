@@ -83,8 +83,12 @@ def test_every_simple_answer_stands_beside_the_model(judged, model, data):
 
 def test_the_network_of_the_comparison_has_the_budget_of_the_model(model, data):
     budget = budget_of(model, data)
-    assert (budget.hidden, budget.lr, budget.batch) == (8, 5e-3, data.batch_size)
-    assert budget.epochs == round(120 / data.steps_per_epoch)
+    assert (budget.hidden, budget.lr, budget.batch) == (2 * 8, 5e-3, data.batch_size)
+    assert budget.steps == 120
+    before = model.record
+    model.record = {"config": {**RECORD["config"], "trainer": {"max_steps": 120, "max_epochs": 2}}}
+    assert budget_of(model, data).steps == 2 * data.steps_per_epoch
+    model.record = before
 
 
 def test_modules_are_those_of_the_model_and_of_other_fits(judged, model, data):
@@ -94,6 +98,9 @@ def test_modules_are_those_of_the_model_and_of_other_fits(judged, model, data):
     leading = summary.drop_duplicates("frequency")
     assert (summary.groupby("frequency")["explained"].max().to_numpy() == leading["explained"].to_numpy()).all()
     assert set(genes["gene"]) <= set(data.spec.genes)
+    spaces = judged.table("subspaces")
+    assert spaces["shared"].between(0, 1 + 1e-9).all()
+    assert (spaces["shared"] > spaces["chance"]).all()
     parts = judged.table("parts").set_index("frequency")
     np.testing.assert_allclose(parts.sum(axis=1), 1, atol=1e-6)
     # What a reader is given: activations of all cells, whose part of the first output adds up with the others' to it.

@@ -18,9 +18,10 @@ from stormcell.analysis.hierarchy import Activations, hierarchy
 from stormcell.data.frequency import FrequencyDataModule
 from stormcell.data.frequency_graph import gaps
 from stormcell.evaluation.frequency import class_board, frequency_board, per_block, per_class, per_frequency
-from stormcell.evaluation.frequency_answers import answers, class_answers, sampled, yardsticks
+from stormcell.evaluation.frequency_answers import COMPONENTS, answers, class_answers, sampled, yardsticks
 from stormcell.evaluation.frequency_network import Part
 from stormcell.evaluation.frequency_verdict import frequency_verdict
+from stormcell.evaluation.latent_baselines import principal_components
 from stormcell.judge_modules import Found, budget_of, find_modules, module_tables
 from stormcell.report.frequency_judgement import FrequencyJudgement
 from stormcell.report.plane import plane
@@ -48,8 +49,9 @@ def judge_frequencies(
     parts = {part: _cells(data, part, model.seed) for part in ("train", "validation", "test")}
     train, test = parts["train"], parts["test"]
     said = {name: model.predict(test.inputs).astype(np.float64), **_answers(model, data, parts)}
-    found, told = find_modules(model, data, train)
+    found, spaces, told = find_modules(model, data, train)
     tables, more = module_tables(name, model, data, found, train, test)
+    tables["subspaces"] = spaces
     if model.classifies:
         said[name] = said[name].argmax(1)
         board = class_board(said, test.y, model.seed)
@@ -138,11 +140,20 @@ def hierarchy_table(
         np.arange(len(train)),
         np.arange(len(train), len(rows)),
         labels,
-        data.points[rows],
+        components(data, rows, len(train)),
         model.predict(data.inputs[rows]).astype(np.float64),
         active,
         model.seed,
     )
+
+
+def components(data: FrequencyDataModule, rows: np.ndarray, n_train: int) -> np.ndarray:
+    """Principal components of the cells, fitted on the first `n_train`: those of the graph, or 50 where neighbours were
+    found among the genes themselves."""
+    points = data.points[rows]
+    if points.shape[1] <= COMPONENTS:
+        return points
+    return np.concatenate(principal_components(points[:n_train], points[n_train:], COMPONENTS, data.seed))
 
 
 # ---- cells

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +19,15 @@ import pandas as pd
 import torch
 
 from stormcell.analysis.enrichment import enrich, looked_up, random_lists
-from stormcell.analysis.gene_sets import UnmatchedSets, match_sets, read_gmt
 from stormcell.analysis.interaction_spectra import variance_shares
-from stormcell.analysis.module_stability import Stability, consensus_table, stability, stability_table
+from stormcell.analysis.module_stability import (
+    Stability,
+    consensus_table,
+    stability,
+    stability_table,
+    subspace_table,
+)
 from stormcell.analysis.modules import Module, module_table, modules
-from stormcell.config import UserError
-from stormcell.data.cells import locate
 from stormcell.data.frequency import Frequencies, FrequencyDataModule
 from stormcell.data.stream import cells_of_step, seed_of
 from stormcell.evaluation.frequency_answers import correlation
@@ -51,16 +55,21 @@ class Found:
 # ---- fits
 
 
-def find_modules(model: Bilinear, data: FrequencyDataModule, train: Cells) -> tuple[list[Found], list[str]]:
-    """The modules of the run, those that explain most of a frequency first; and what must be told."""
+def find_modules(
+    model: Bilinear, data: FrequencyDataModule, train: Cells
+) -> tuple[list[Found], pd.DataFrame, list[str]]:
+    """The modules of the run, those that explain most of a frequency first; whether the spaces that they span come
+    back (`subspace_table`, against the other starts); and what must be told."""
     own = read_modules(model, data, train)
     if not own:
-        return [], ["the network uses none of its inputs: no module"]
+        return [], pd.DataFrame(), ["the network uses none of its inputs: no module"]
     own.sort(key=lambda module: (module.frequency, -module.explained))
     G = len(own[0].loadings)
     sizes = tuple(size for size in (SHORT, LONG) if size <= G / 2)
     if not model.refits or not sizes:
-        return [Found(module, None, None) for module in own], ["modules were not compared with those of other fits"]
+        why = "model.refits=0" if not model.refits else f"{G} genes are too few for lists of {SHORT}"
+        told = [f"modules were not compared with those of other fits: {why}"]
+        return [Found(module, None, None) for module in own], pd.DataFrame(), told
     rows, rng = data.rows["train"], np.random.default_rng(seed_of("resampled cells", model.seed))
     again = {
         "seeds": [refitted(model, data, rows, turn) for turn in range(1, model.refits + 1)],
@@ -70,18 +79,17 @@ def find_modules(model: Bilinear, data: FrequencyDataModule, train: Cells) -> tu
     blocks = () if model.classifies else data.spectrum.blocks
     compared = {key: stability(run, sizes, blocks) for key, run in runs.items()}
     found = [Found(*three) for three in zip(own, compared["seeds"], compared["resamples"], strict=True)]
-    return found, []
+    return found, subspace_table(runs["seeds"], MOST, blocks), []
 
 
 def budget_of(model: Bilinear, data: FrequencyDataModule) -> Budget:
-    """Width, passes through the cells and AdamW of the run: for fits beside it, and for the network it is compared
-    with."""
+    """Products, steps and AdamW of the run: for fits beside it, and for the network it is compared with."""
     config = model.record["config"]
-    steps, rate = config["trainer"].get("max_steps", -1), config["model"]["optimizer"]
-    passes = max(1, round(steps / data.steps_per_epoch)) if steps > 0 else config["trainer"].get("max_epochs") or 100
+    limits = config["trainer"].get("max_steps", -1), (config["trainer"].get("max_epochs") or -1) * data.steps_per_epoch
+    rate = config["model"]["optimizer"]
     return Budget(
-        hidden=config["model"]["hidden"],
-        epochs=passes,
+        hidden=config["model"]["hidden"] * model.network.n_members,
+        steps=min((limit for limit in limits if limit > 0), default=3000),
         batch=data.batch_size,
         lr=rate.get("lr", 1e-3),
         weight_decay=rate.get("weight_decay", 1e-2),
@@ -108,13 +116,12 @@ def refitted(model: Bilinear, data: FrequencyDataModule, rows: np.ndarray, turn:
         torch.manual_seed(seed_of(f"refit {turn}", model.seed) % 2**63)
         other.network = model.network.another()
     budget = budget_of(model, data)
-    steps = budget.epochs * data.steps_per_epoch
     rate = {"lr": budget.lr, "weight_decay": budget.weight_decay, "fused": True}
     optimizer = torch.optim.AdamW(other.network.parameters(), **rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     x, y = torch.from_numpy(data.inputs), torch.from_numpy(data.targets)
     other.train()
-    for step in range(steps):
+    for step in range(budget.steps):
         some = torch.from_numpy(rows[cells_of_step(step, len(rows), data.batch_size, data.seed + turn % 1000)])
         optimizer.zero_grad()
         other.loss(Frequencies(x[some], y[some]))["loss"].backward()
@@ -143,10 +150,11 @@ def module_tables(
     lists = {name: leading(own, len(correlated), len(genes)), "ridge": ridge_scores(train.genes, y)}
     tables["lists"] = compare_lists(lists, train.genes, y, LONG, free_sign=(name,), seed=model.seed)
     chosen = top_lists({name: lists[name], "correlation": correlated, "ridge": lists["ridge"]}, LONG)
-    tables["improvement"] = improvement(chosen, train.genes, y, test.genes, asked, model.seed).per_frequency
+    worth = improvement(chosen, train.genes, y, test.genes, asked, model.seed)
+    tables["improvement"], tables["improvement_mean"] = worth.per_frequency, worth.mean
     if model.classifies:
         names = dict(enumerate(data.spec.outputs, 1))
-        for key in ("modules", "module_summary", "consensus", "lists", "improvement"):
+        for key in ("modules", "module_summary", "consensus", "lists", "improvement"):  # by name, as the others
             if key in tables:
                 tables[key] = tables[key].assign(frequency=tables[key]["frequency"].map(names))
     terms, told = enrichment_tables(model, data, own, correlated)
@@ -170,7 +178,8 @@ def parts_table(model: Bilinear, data: FrequencyDataModule, train: Cells) -> pd.
     factors, readout = weights(model)
     shares = variance_shares(factors, readout, train.inputs)
     frame = pd.DataFrame(shares, columns=["linear", "quadratic", "cubic"][: shares.shape[1]])
-    frame.insert(0, "frequency", data.spec.outputs)
+    outputs = data.spec.outputs if model.classifies else range(1, data.spec.n_outputs + 1)
+    frame.insert(0, "frequency", list(outputs))
     return frame
 
 
@@ -209,7 +218,7 @@ def set_apart(module: Module, labels: np.ndarray) -> tuple[str, float]:
     for label in np.unique(labels):
         mine = labels == label
         n, rest = int(mine.sum()), int((~mine).sum())
-        if n < 2 or rest < 2:
+        if not label or n < 2 or rest < 2:
             continue
         found = (place[mine].sum() - n * (n + 1) / 2) / (n * rest)
         if abs(found - 0.5) > abs(area - 0.5):
@@ -227,11 +236,7 @@ def enrichment_tables(
     looked up in the lower half of the frequencies."""
     if model.gene_sets is None:
         return {}, []
-    path, genes = locate(model.gene_sets, "model.gene_sets", "*.gmt*"), list(data.spec.genes)
-    try:
-        sets = match_sets(read_gmt(path), genes, model.fold_case)
-    except UnmatchedSets as error:
-        raise UserError(f"model.gene_sets={path}: {error}") from error
+    path, genes, sets = Path(model.gene_sets), list(data.spec.genes), model.matched_sets()
     scores = {"module": leading(own, len(correlated), len(genes)), "correlation": correlated}
     found, told = {}, [f"{path.name}: {note}" for note in sets.notes]
     for kind, rows in scores.items():

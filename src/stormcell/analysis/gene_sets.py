@@ -146,6 +146,6 @@ def _offer(as_written: int, without_case: int, fold_case: bool) -> str:
     if not fold_case and without_case > as_written:
         return (
             f"{as_written:,} genes match as written and {without_case:,} without case, as for another species: "
-            "fold_case=true matches them so"
+            "model.fold_case=true matches them so"
         )
     return f"{without_case:,} genes match even without case: other identifiers, or sets of other sizes?"

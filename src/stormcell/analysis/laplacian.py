@@ -103,16 +103,17 @@ def laplacian(adjacency: sparse.csr_matrix, normalised: bool) -> Deflated:
     return Deflated(matrix.tocsr(), null, 2.0 if normalised else 2 * degree.max())
 
 
-def extend(found: Spectrum, weights: sparse.csr_matrix) -> np.ndarray:
+def extend(found: Spectrum, weights: sparse.csr_matrix, degree: float | None = None) -> np.ndarray:
     """Frequencies of new cells from their neighbours, on the scale of `found.frequencies`: M × N → M × F.
 
-    weights: rows sum to 1; the number of entries of a row is the degree d_x of the new cell.
+    weights: rows sum to 1. degree: d_x of the new cells, by default the entries of each row; in a graph that joins two
+    cells if either is a neighbour of the other, cells have more than the neighbours that are their own.
     Raises ValueError where λ (unnormalised: λ / d_x) is above 0.5, with the number of frequencies that can be extended.
     """
     weights = sparse.csr_matrix(weights)
     if weights.shape[1] != len(found.degree) or not np.allclose(np.asarray(weights.sum(1)), 1, atol=1e-6):
         raise ValueError(f"weights of shape {weights.shape} for {len(found.degree)} cells; each row must sum to 1")
-    degree = np.diff(weights.indptr)[:, None]
+    degree = np.diff(weights.indptr)[:, None] if degree is None else np.full((weights.shape[0], 1), float(degree))
     relative = found.values / (1 if found.normalised else degree)
     if relative.max(initial=0) > UNSTABLE:
         possible = int((np.atleast_2d(relative).max(0) <= UNSTABLE).sum())

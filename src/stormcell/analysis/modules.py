@@ -11,7 +11,8 @@ poles push opposite ways, as those of a cubic one.
 Weighted reading: λ and v from Σ^½ Q Σ^½, so that activations a_k have variance 1 and are uncorrelated over the cells,
 and loadings are the covariances of standardised genes with a_k, their correlations. Where genes outnumber cells, the
 cells leave directions undetermined: eigenvectors of Q hold what training began with there, covariances do not.
-Plain reading: eigenvectors of Q itself; from principal components they reach genes by v = matrix · v, exactly.
+Plain reading: eigenvectors of Q itself; from principal components a direction v is that of the genes matrix · v, which
+has the same activation of every cell.
 
 explained is cov(λ a^degree, f) / var f; modules of a degree are ranked by the s.d. of λ a^degree.
 

@@ -152,10 +152,12 @@ class FrequencyDataModule(pl.LightningDataModule):
         self.expression = log_expression(cells)
         mean, sd = gene_moments(self.expression[self.rows["train"]])
         keep = varying(mean, sd)
-        if keep.all():
+        if keep.all() and len(keep) > 1:
             return cells, mean, sd
-        if not keep.any():
-            raise UserError(f"{cells.origin}: no gene varies over the training cells, so nothing can be predicted")
+        if keep.sum() < 2:
+            raise UserError(
+                f"{cells.origin}: {int(keep.sum())} genes vary over the training cells; frequencies need two at least"
+            )
         cells.notes.append(f"{int((~keep).sum())} genes that are constant over the training cells dropped")
         self.expression = self.expression[:, keep].tocsr()
         genes = [cells.genes[g] for g in np.flatnonzero(keep)]
@@ -269,4 +271,8 @@ class FrequencyDataModule(pl.LightningDataModule):
 
 
 def _column(cells: Cells, name: str) -> np.ndarray | None:
-    return cells.obs[name].to_numpy(str) if name in cells.obs else None
+    """Labels of the cells, "" where one is missing; None without the column."""
+    if name not in cells.obs:
+        return None
+    labels = cells.obs[name].to_numpy(str)
+    return np.where(np.isin(labels, NO_CLUSTER), "", labels)

@@ -24,7 +24,7 @@ HELD = 0.1  # share of the cells held out of the second graph
 FEWEST = 5  # of them, over which a correlation is taken
 APART = 0.1  # gap to the next eigenvalue, as a share of its own, above which a single vector is compared
 LOCAL = 10.0  # participation ratio above which a frequency sits on few cells: a tenth of them or fewer
-COLUMNS = ("frequency", "eigenvalue", "gap", "trusted", "correlation", "rotated", "ceiling")
+COLUMNS = ("frequency", "eigenvalue", "gap", "trusted", "correlation", "rotated", "ceiling", "rotated_r2")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class CellGraph:
         if not len(asked):
             return np.empty((0, len(found.values)))
         try:
-            return extend(found, self._weights(points, asked))
+            return extend(found, self._weights(points, asked), found.degree.mean())
         except ValueError as error:
             raise UserError(
                 f"{self.origin}: {error}; lower datamodule.n_frequencies={self.n_frequencies}, or put all cells in "
@@ -78,7 +78,8 @@ class CellGraph:
         """One row for each frequency of the graph of all these points: N × K → COLUMNS.
 
         correlation: |r| over the held-out tenth of the extended with the true values; rotated: after the rotation;
-        ceiling: of the mean of the neighbours' true values, which no extension through neighbours is far above. A
+        ceiling: of the mean of the neighbours' true values, which no extension through neighbours is far above;
+        rotated_r2: R² after the rotation, which an error of the scale lowers too. A
         frequency that the second graph does not certify has no correlation. Raises ValueError where the second graph
         cannot be made, certifies nothing, or has eigenvalues too large to extend.
         """
@@ -89,7 +90,7 @@ class CellGraph:
         held, kept = np.sort(order[:n_held]), np.sort(order[n_held:])
         truth, second = found.frequencies, self._second(points[kept])
         weights = self._weights(points[kept], points[held])
-        values = extend(second, weights)
+        values = extend(second, weights, second.degree.mean())
         rotation = _rotation(second.frequencies, truth[kept])
         plain = np.full(len(found.values), np.nan)
         plain[: values.shape[1]] = _correlation(values, truth[held][:, : values.shape[1]])
@@ -102,6 +103,8 @@ class CellGraph:
             "correlation": plain,
             "rotated": _correlation(values @ rotation, truth[held]),
             "ceiling": _correlation(weights @ truth[kept], truth[held]),
+            "rotated_r2": 1
+            - np.square(values @ rotation - truth[held]).sum(0) / np.square(truth[held] - truth[held].mean(0)).sum(0),
         }
         return pd.DataFrame(table, columns=COLUMNS)
 
@@ -126,11 +129,11 @@ def gaps(found: Spectrum) -> tuple[np.ndarray, np.ndarray]:
 def told(found: Spectrum, table: pd.DataFrame, n: int) -> list[str]:
     """What a reader must know of the graph and its frequencies, in sentences."""
     cut = found.next_value - found.values[-1]
+    again = f", angle {found.restart_angle:.1g} to the space of a second random start"
     notes = [
         f"graph of {n:,} cells: {len(found.values)} frequencies by {found.solver}, eigenvalues "
-        f"{found.values[0]:.3g} to {found.values[-1]:.3g}; largest residual "
-        f"{found.residuals.max():.1g} against a gap of {cut:.2g} at "
-        f"the cut, angle {found.restart_angle:.1g} to the space of a second random start",
+        f"{found.values[0]:.3g} to {found.values[-1]:.3g}; largest residual {found.residuals.max():.1g} against a gap "
+        f"of {cut:.2g} at the cut" + ("" if found.solver == "dense" else again),
         *found.notes,
     ]
     if found.blocks:

@@ -106,7 +106,7 @@ def lookup(known: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Median target of the training cells of the same cluster; of an unknown cluster that of all: N × F."""
     known, asked = np.asarray(known).astype(str), np.asarray(asked).astype(str)
     found = np.tile(np.median(y, axis=0), (len(asked), 1))
-    for name in np.intersect1d(known, asked):
+    for name in np.setdiff1d(np.intersect1d(known, asked), [""]):  # cells without a label are no cluster
         found[asked == name] = np.median(y[known == name], axis=0)
     return found
 

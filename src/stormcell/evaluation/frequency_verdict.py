@@ -29,7 +29,7 @@ def frequency_verdict(
         found = _beside(name, said, truth, train, baselines, aside, seed)
     for key, sentence in (
         ("module_summary", _modules),
-        ("improvement", lambda table: _improvement(table, name)),
+        ("improvement_mean", lambda table: _improvement(table, name)),
         ("looked_up", _looked_up),
         ("hierarchy", _hierarchy),
     ):
@@ -63,8 +63,9 @@ def _modules(table: pd.DataFrame) -> list[str]:
     if "jaccard_seeds" in table and table["jaccard_seeds"].notna().any():
         mean, chance = leading["jaccard_seeds"].mean(), leading["chance_10"].mean()
         found.append(
-            f"{int(table['comes_back'].sum())} of {len(table)} modules come back from other seeds; the ten first genes "
-            f"of the leading module of a frequency have Jaccard {mean:.2f} between seeds (chance {chance:.3f})"
+            f"{int(table['comes_back'].sum())} of {len(table)} modules come back from other seeds and resampled cells; "
+            f"the ten first genes of the leading module of a frequency have Jaccard {mean:.2f} between seeds "
+            f"(chance {chance:.3f})"
             + (": read them as stable" if mean >= STABLE else ": do not read single genes")
         )
     if "overlap_correlation" in table and leading["overlap_correlation"].notna().any():
@@ -78,23 +79,28 @@ def _modules(table: pd.DataFrame) -> list[str]:
 def _improvement(table: pd.DataFrame, name: str) -> list[str]:
     found = []
     for regressor, part in table.groupby("regressor", sort=False):
-        mean = part.groupby("list", sort=False)["r2"].mean()
-        best = mean.idxmax()
-        beaten = "its list is the best" if best == name else f"the best list is that of {best}"
-        found.append(
-            f"{regressor} on 25 genes of a list: " + ", ".join(f"{key} {value:.2f}" for key, value in mean.items())
-            + f"; {beaten}"
-        )  # fmt: skip
+        mean = part.set_index("list")
+        told = f"{regressor} on 25 genes of a list: "
+        told += ", ".join(f"{key} {value:.2f}" for key, value in mean["r2"].items())
+        if np.isfinite(mean["over_correlation"].get(name, np.nan)):
+            value, low, high = mean.loc[name, ["over_correlation", "over_low", "over_high"]]
+            word = "worth more" if low > 0 else "worth less" if high < 0 else "worth as much as far as can be told"
+            told += f"; the modules' genes are {word} than correlation's ({value:+.2f}, 95 % {low:+.2f} to {high:+.2f})"
+        found.append(told.replace("as can be told than", "as can be told as"))
     return found
+
+
+def _output(frequency) -> str:
+    return str(frequency) if isinstance(frequency, str) else f"frequency {frequency}"
 
 
 def _looked_up(table: pd.DataFrame) -> list[str]:
     rows = [
         f"{row['lineage']} {'found' if row['found'] else 'not found'}"
-        + (f" ({row['term']}, frequency {row['frequency']}, q {row['q']:.2g})" if row["term"] else "")
+        + (f" ({row['term']}, {_output(row['frequency'])}, q {row['q']:.2g})" if row["term"] else "")
         for row in table.to_dict("records")
     ]
-    return ["terms looked up in the modules of the lower half of the frequencies: " + "; ".join(rows)]
+    return ["terms looked up in the modules (of frequencies, the lower half): " + "; ".join(rows)]
 
 
 def _hierarchy(table: pd.DataFrame) -> list[str]:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stormcell.analysis.gene_sets import GeneSets, UnmatchedSets, match_sets, read_gmt
 from stormcell.config import UserError, nearest
+from stormcell.data.cells import locate
 from stormcell.data.frequency import Frequencies, FrequencyDataModule
 from stormcell.data.frequency_spec import FrequencySpec
 from stormcell.models.base import Model
@@ -96,10 +98,21 @@ class Bilinear(Model):
     @torch.no_grad()
     def initialise(self, data: FrequencyDataModule) -> None:
         """Scale of the inputs, of unit mean square: whitened components are divided by their standard deviation, and
-        the length of a column of the basis is 1 over it."""
+        the length of a column of the basis is 1 over it. Gene sets that do not fit the genes are refused here, before
+        training."""
+        if self.gene_sets is not None:
+            self.matched_sets()
         if data.basis.matrix is not None:
             scale = np.linalg.norm(data.basis.matrix, axis=0) ** -self.input_power
             self.network.scale.copy_(torch.from_numpy(scale / np.sqrt(np.mean(scale**2))))
+
+    def matched_sets(self) -> GeneSets:
+        """The gene sets over the genes of the cells. Raises UserError where none of them fits."""
+        path = locate(self.gene_sets, "model.gene_sets", "*.gmt*")
+        try:
+            return match_sets(read_gmt(path), self.spec.genes, self.fold_case)
+        except UnmatchedSets as error:
+            raise UserError(f"model.gene_sets={path}: {error}") from error
 
     def loss(self, batch: Frequencies) -> dict[str, Tensor]:
         """Mean over cells, outputs and members; on validation cells, of the mean of the members."""

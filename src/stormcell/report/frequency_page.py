@@ -14,6 +14,9 @@ WORDS = {
     "per_frequency": "every method on every frequency",
     "extension": "extension to cells outside the graph",
     "module_summary": "modules and their stability",
+    "subspaces": "the spaces that the modules of a frequency span, between seeds",
+    "parts": "share of each order",
+    "consensus": "genes that come back in half of the fits",
     "modules": "genes of the modules",
     "lists": "overlap of gene lists",
     "improvement": "one regressor on the genes of each list",
@@ -43,7 +46,7 @@ CAPTIONS = {
 TOPICS = (  # title, figures, tables
     ("Beside simple answers", ("scores", "per_frequency"), ("per_frequency", "per_class")),
     ("Spectrum of the cell graph", ("spectrum",), ("spectrum", "extension")),
-    ("Gene modules", ("modules",), ("module_summary", "modules")),
+    ("Gene modules", ("modules",), ("module_summary", "subspaces", "parts", "consensus", "modules")),
     ("Beside correlation lists", ("lists",), ("lists", "improvement")),
     ("Enrichment", ("enrichment",), ("looked_up", "enrichment")),
     ("Hierarchy", ("hierarchy",), ("hierarchy",)),

@@ -18,7 +18,7 @@ from stormcell.report.frequency_judgement import FrequencyJudgement, column, nam
 from stormcell.report.judgement import number
 from stormcell.report.network_graph import cut
 
-MOST_CELLS, MOST_NAMES, MOST_FREQUENCIES = 20_000, 8, 6  # more points cover each other, more colours cannot be told
+MOST_CELLS, MOST_NAMES, MOST_FREQUENCIES = 20_000, 8, 10  # more points cover each other, more colours cannot be told
 SIDE, COLUMNS = 3.4, 4  # inches of a panel, panels side by side
 END = 2.0  # root mean squares: end of the colour scale
 FEWEST = 5  # cells of a type that a title names
