@@ -71,7 +71,10 @@ def test_a_run_folder_that_was_asked_for_is_not_left_behind(here):
         (["data.pth=x"], ["data.pth: no such config key (did you mean 'path'?)"]),
         (["data.qc.min_count=5"], ["data.qc.min_count: no such config key (did you mean 'min_counts'?)"]),
         (["model.latnt=3"], ["model.latnt: no such config key (did you mean 'latent'?)"]),
-        (["model=cvea"], ["model=cvea: no such option (did you mean 'cvae'?); options: baseline, bilinear, contrastive, cvae"]),
+        (
+            ["model=cvea"],
+            ["model=cvea: no such option (did you mean 'cvae'?); options: baseline, bilinear, contrastive, cvae"],
+        ),
         (["data=normann"], ["data=normann: no such option (did you mean 'norman'?); options: "]),
         (["split=cell"], ["split=cell: no such option (did you mean 'cells'?)"]),
         (["data.path='a"], ["data.path='a: cannot be read as key=value"]),

@@ -83,7 +83,7 @@ def test_every_simple_answer_stands_beside_the_model(judged, model, data):
 
 def test_the_network_of_the_comparison_has_the_budget_of_the_model(model, data):
     budget = budget_of(model, data)
-    assert (budget.hidden, budget.lr, budget.batch) == (2 * 8, 5e-3, data.batch_size)
+    assert (budget.hidden, budget.lr, budget.batch) == (8, 5e-3, data.batch_size)
     assert budget.steps == 120
     before = model.record
     model.record = {"config": {**RECORD["config"], "trainer": {"max_steps": 120, "max_epochs": 2}}}

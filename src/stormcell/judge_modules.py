@@ -83,12 +83,12 @@ def find_modules(
 
 
 def budget_of(model: Bilinear, data: FrequencyDataModule) -> Budget:
-    """Products, steps and AdamW of the run: for fits beside it, and for the network it is compared with."""
+    """Width of a member, steps and AdamW of the run: for fits beside it, and for the network it is compared with."""
     config = model.record["config"]
     limits = config["trainer"].get("max_steps", -1), (config["trainer"].get("max_epochs") or -1) * data.steps_per_epoch
     rate = config["model"]["optimizer"]
     return Budget(
-        hidden=config["model"]["hidden"] * model.network.n_members,
+        hidden=config["model"]["hidden"],  # of one member: wider ReLU networks predicted worse on real cells
         steps=min((limit for limit in limits if limit > 0), default=3000),
         batch=data.batch_size,
         lr=rate.get("lr", 1e-3),

@@ -65,8 +65,7 @@ def _modules(table: pd.DataFrame) -> list[str]:
         found.append(
             f"{int(table['comes_back'].sum())} of {len(table)} modules come back from other seeds and resampled cells; "
             f"the ten first genes of the leading module of a frequency have Jaccard {mean:.2f} between seeds "
-            f"(chance {chance:.3f})"
-            + (": read them as stable" if mean >= STABLE else ": do not read single genes")
+            f"(chance {chance:.3f})" + (": read them as stable" if mean >= STABLE else ": do not read single genes")
         )
     if "overlap_correlation" in table and leading["overlap_correlation"].notna().any():
         found.append(
