@@ -287,6 +287,9 @@ def test_no_perturbation_column(make_h5ad, tmp_path, monkeypatch):
     answer = look(path)
     assert "transition can run" in said(answer, "models")
     assert answer.keys["model"] == "transition"
+    (tmp_path / "bilinear.yaml").touch()
+    answer = look(path)
+    assert answer.keys["model"] == "bilinear"  # it needs no network
     keys = {key: value for key, value in answer.keys.items() if key != "model"}
     cells = read(OmegaConf.to_object(composed(tuple(typed(keys))).data))
     assert cells.obs["cluster"].nunique() == 4

@@ -38,7 +38,8 @@ _KEYS = {
     "continuous": _SCALED,
     "unlogged": _SCALED,
 }
-_BOTH, _CLUSTERS, _CELLS = "control and perturbed cells", "an obs column of clusters", "cells of any kind"
+_BOTH, _CELLS = "control and perturbed cells", "cells of any kind"
+_CLUSTERS = "an obs column of clusters, and beyond 500 genes a network (prior=file prior.path=…)"
 _COUNTED = "counts of control and perturbed cells"
 _NEEDS = {
     "cvae": _BOTH,
@@ -176,7 +177,8 @@ def _training(found: Contents, answer: Answer) -> None:
     if asked is None:
         keys = " ".join(shlex.quote(_typed(*item)) for item in answer.keys.items() if item[0].endswith("_key"))
         answer.say("still good for", f"models of cell states that ask for no perturbation, with {keys}")
-        answer.keys |= {"model": can[0]} if can else {}
+        # The one that needs no second file, where it can run.
+        answer.keys |= {"model": "bilinear" if "bilinear" in can else can[0]} if can else {}
     elif asked.control is not None:
         _split(asked, answer)
     if not can:
