@@ -8,7 +8,7 @@ Shapes: N cells, n of a part, G genes, D inputs, F frequencies or classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -22,7 +22,7 @@ from stormcell.evaluation.frequency_answers import COMPONENTS, answers, class_an
 from stormcell.evaluation.frequency_network import Part
 from stormcell.evaluation.frequency_verdict import frequency_verdict
 from stormcell.evaluation.latent_baselines import principal_components
-from stormcell.judge_modules import Found, budget_of, find_modules, module_tables
+from stormcell.judge_modules import Cells, Found, budget_of, find_modules, module_tables
 from stormcell.report.frequency_judgement import FrequencyJudgement
 from stormcell.report.plane import plane
 
@@ -30,15 +30,6 @@ if TYPE_CHECKING:
     from stormcell.models.bilinear import Bilinear
 
 MOST_CELLS = 20_000
-
-
-class Cells(NamedTuple):
-    """Some cells of a part."""
-
-    rows: np.ndarray  # n
-    genes: np.ndarray  # n × G float32, standardised
-    inputs: np.ndarray  # n × D float32
-    y: np.ndarray  # n × F, or n classes
 
 
 def judge_frequencies(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,12 +35,20 @@ from stormcell.evaluation.frequency_network import Budget
 from stormcell.evaluation.gene_lists import compare_lists, improvement, ridge_scores, strongest, top_lists
 
 if TYPE_CHECKING:
-    from stormcell.judge_frequencies import Cells
     from stormcell.models.bilinear import Bilinear
 
 MOST = 3  # quadratic, or cubic, modules of an output
 SHORT, LONG = 10, 25  # genes of a list
 TESTED = 50  # genes of a pole whose terms are looked for, as many as in the source
+
+
+class Cells(NamedTuple):
+    """Some cells of a part of the split."""
+
+    rows: np.ndarray  # n
+    genes: np.ndarray  # n × G float32, standardised
+    inputs: np.ndarray  # n × D float32
+    y: np.ndarray  # n × F, or n classes
 
 
 @dataclass(frozen=True)
