@@ -93,11 +93,12 @@ def find_modules(
 def budget_of(model: Bilinear, data: FrequencyDataModule) -> Budget:
     """Width of a member, steps and AdamW of the run: for fits beside it, and for the network it is compared with."""
     config = model.record["config"]
-    limits = config["trainer"].get("max_steps", -1), (config["trainer"].get("max_epochs") or -1) * data.steps_per_epoch
-    rate = config["model"]["optimizer"]
+    trainer, rate = config["trainer"], config["model"]["optimizer"]
+    limits = trainer.get("max_steps", -1), (trainer.get("max_epochs") or -1) * data.steps_per_epoch
+    steps = min((limit for limit in limits if limit > 0), default=3000)
     return Budget(
         hidden=config["model"]["hidden"],  # of one member: wider ReLU networks predicted worse on real cells
-        steps=min((limit for limit in limits if limit > 0), default=3000),
+        steps=int(trainer.get("fast_dev_run") or steps),
         batch=data.batch_size,
         lr=rate.get("lr", 1e-3),
         weight_decay=rate.get("weight_decay", 1e-2),
