@@ -4,7 +4,7 @@
 
 plain    a Dataset that copies one row at a time in a DataLoader, two Linears, Adam, .item() at every step
 ours     the same network as one product, rows by index from one tensor, fused Adam, the loss read once an epoch; the
-         loop of the fits beside a run, without the 2 ms per step that Lightning adds for its callbacks and logs
+         loop of the fits beside a run, without what Lightning adds to each step for its callbacks and logs
 Both start from equal weights, see equal batches and look at the validation cells after every epoch. An epoch of one
 follows an epoch of the other, and the ratio is of the medians of their times; "curve" is the largest relative
 difference of the two losses of an epoch, over the first ten and over all: rounding grows until the training cells are

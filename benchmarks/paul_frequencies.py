@@ -6,7 +6,7 @@ normalised   1,000 variable genes of log1p values, 50 components, 15 neighbours,
 source       the source's protocol: all genes, scaled, cosine, 10 neighbours, unnormalised Laplacian, 5 frequencies
 Mean R² over the frequencies of held-out cells, about their mean: "validation", which chose every setting and the epoch
 of every network, and "test". Networks have 100 epochs of AdamW and squared error; "bilinear" and "trilinear" are means
-of four members of 128 products, the ReLU networks have 128 units (512 predicted worse) and the better of two learning
+of four members of 128 products, the ReLU networks have 128 units and the better of two learning
 rates. The last lines say the median test R² of the splits, and which answer wins.
 """
 

@@ -97,7 +97,7 @@ def budget_of(model: Bilinear, data: FrequencyDataModule) -> Budget:
     limits = trainer.get("max_steps", -1), (trainer.get("max_epochs") or -1) * data.steps_per_epoch
     steps = min((limit for limit in limits if limit > 0), default=3000)
     return Budget(
-        hidden=config["model"]["hidden"],  # of one member: wider ReLU networks predicted worse on real cells
+        hidden=config["model"]["hidden"],
         steps=int(trainer.get("fast_dev_run") or steps),
         batch=data.batch_size,
         lr=rate.get("lr", 1e-3),

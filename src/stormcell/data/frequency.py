@@ -152,12 +152,12 @@ class FrequencyDataModule(pl.LightningDataModule):
         self.expression = log_expression(cells)
         mean, sd = gene_moments(self.expression[self.rows["train"]])
         keep = varying(mean, sd)
-        if keep.all() and len(keep) > 1:
-            return cells, mean, sd
         if keep.sum() < 2:
             raise UserError(
                 f"{cells.origin}: {int(keep.sum())} genes vary over the training cells; frequencies need two at least"
             )
+        if keep.all():
+            return cells, mean, sd
         cells.notes.append(f"{int((~keep).sum())} genes that are constant over the training cells dropped")
         self.expression = self.expression[:, keep].tocsr()
         genes = [cells.genes[g] for g in np.flatnonzero(keep)]

@@ -83,9 +83,10 @@ def _improvement(table: pd.DataFrame, name: str) -> list[str]:
         told += ", ".join(f"{key} {value:.2f}" for key, value in mean["r2"].items())
         if np.isfinite(mean["over_correlation"].get(name, np.nan)):
             value, low, high = mean.loc[name, ["over_correlation", "over_low", "over_high"]]
-            word = "worth more" if low > 0 else "worth less" if high < 0 else "worth as much as far as can be told"
-            told += f"; the modules' genes are {word} than correlation's ({value:+.2f}, 95 % {low:+.2f} to {high:+.2f})"
-        found.append(told.replace("as can be told than", "as can be told as"))
+            word = "more than" if low > 0 else "less than" if high < 0 else "as far as can be told as much as"
+            told += f"; the modules' genes are worth {word} correlation's "
+            told += f"({value:+.2f}, 95 % {low:+.2f} to {high:+.2f})"
+        found.append(told)
     return found
 
 
